@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connections and clients, from HELLO to the end. See bus.hpp.
+#include "bus.hpp"
+
+#include "log.hpp"
+
+#include <sys/random.h>
+
+#include <algorithm>
+
+namespace ipcbus::daemon {
+
+namespace {
+
+/// A connection's descriptors here: socket, pidfd, cursor page, doorbell page.
+constexpr Amounts kConnectionCost{.clients = 1, .descriptors = 4};
+
+sys::Result<protocol::Id128> random_id() {
+    protocol::Id128 id{};
+    for (std::size_t have = 0; have < id.size();) {
+        const ssize_t got = ::getrandom(id.data() + have, id.size() - have, 0);
+        if (got < 0 && errno != EINTR) {
+            return sys::fail_errno("getrandom");
+        }
+        have += got > 0 ? static_cast<std::size_t>(got) : 0;
+    }
+    return id;
+}
+
+/// Takes the same time wherever they differ: a token is a secret.
+bool equal(const protocol::Id128& a, const protocol::Id128& b) {
+    unsigned difference = 0;
+    for (std::size_t i = 0; i < a.size(); i++) {
+        difference |= static_cast<unsigned>(a[i] ^ b[i]);
+    }
+    return difference == 0;
+}
+
+template <class Frame>
+sys::Result<void> check_versions(const Frame& frame) {
+    if (frame.protocol_major == protocol::kProtocolMajor &&
+        frame.layout_version == protocol::kLayoutVersion) {
+        return {};
+    }
+    return sys::fail(EPROTONOSUPPORT,
+                     fmt::format("the client speaks protocol {} with memory layout {}, this bus "
+                                 "protocol {} with memory layout {}: update the older one",
+                                 frame.protocol_major, frame.layout_version,
+                                 protocol::kProtocolMajor, protocol::kLayoutVersion));
+}
+
+}  // namespace
+
+sys::Result<std::unique_ptr<Bus>> Bus::create(EventLoop& loop, const Config& config) {
+    std::unique_ptr<Bus> bus(new Bus(loop, config));
+    bus->bus_id_ = IPCBUS_TRY(random_id());
+    return bus;
+}
+
+Bus::Bus(EventLoop& loop, const Config& config)
+    : loop_(loop),
+      config_(config),
+      quota_(config.limits),
+      lingering_(loop),
+      scope_(loop),
+      stall_timer_(scope_, [this] { stall_time_over(); }) {}
+
+Bus::~Bus() = default;
+
+void Bus::set_config(const Config& config) {
+    config_ = config;
+    quota_.set_limits(config.limits);
+}
+
+Client* Bus::find_client(Id id) {
+    const auto found = clients_.find(id);
+    return found == clients_.end() ? nullptr : found->second.get();
+}
+
+protocol::Geometry Bus::geometry() const {
+    const auto bounded = [](std::uint64_t value, protocol::u32 most) {
+        return static_cast<protocol::u32>(
+            std::clamp<std::uint64_t>(value, 1, most));
+    };
+    return {bounded(config_.limits.waiters_per_client, protocol::kWaitersMax),
+            bounded(config_.limits.per_uid.publications, protocol::kPublicationsMax),
+            bounded(config_.limits.attachments_per_client, protocol::kAttachmentsMax)};
+}
+
+// ----------------------------------------------------------------------------------- connections
+
+void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
+    auto made = std::make_unique<Session>(*this, loop_, std::move(socket), std::move(peer));
+    Session& session = *made;
+    sessions_.emplace(&session, std::move(made));
+    // Counted from the first moment: who connects and says nothing costs as much as a client.
+    auto charge = quota_.charge(session.uid(), kConnectionCost, "connection");
+    if (!charge.ok()) {
+        session.start(Charge{});
+        session.fail(0, charge.error());
+        return;
+    }
+    session.start(std::move(charge).value());
+}
+
+void Bus::session_closed(Session& session) {
+    std::replace(to_pump_.begin(), to_pump_.end(), &session, static_cast<Session*>(nullptr));
+    session.on_closed([this, &session] {
+        sessions_.erase(&session);
+        nothing_left();
+    });
+}
+
+void Bus::pump_later(Session& session) {
+    if (to_pump_.empty()) {
+        loop_.defer([this] { pump_all(); });
+    }
+    to_pump_.push_back(&session);
+}
+
+void Bus::pump_all() {
+    // A pump may close a session, which touches others: they come at the end of the list.
+    for (std::size_t i = 0; i < to_pump_.size(); i++) {
+        if (Session* session = std::exchange(to_pump_[i], nullptr)) {
+            session->pump();
+        }
+    }
+    to_pump_.clear();
+}
+
+// --------------------------------------------------------------------------------------- clients
+
+void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& frame) {
+    if (auto good = check_versions(frame); !good.ok()) {
+        session.fail(request, good.error());
+        return;
+    }
+    if (std::any_of(frame.name.begin(), frame.name.end(),
+                    [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; })) {
+        session.fail(request, sys::fail(EINVAL, "the client's name has control characters"));
+        return;
+    }
+    auto token = random_id();
+    auto memory = ClientMemory::create(registry_.next_id(), geometry());
+    if (!token.ok() || !memory.ok()) {
+        session.fail(request, token.ok() ? memory.error() : token.error());
+        return;
+    }
+    const Id id = memory.value().client();
+    auto made = std::make_unique<Client>(id, session.uid(), frame.name, std::move(memory).value());
+    Client& client = *made;
+    client.token = token.value();
+    clients_.emplace(id, std::move(made));
+    session.serve(client);
+    log_debug("{} connected, pid {}", client.describe(), session.pid());
+    welcome(client, request, false);
+}
+
+void Bus::welcome(Client& client, std::uint64_t request, bool resumed) {
+    protocol::Welcome frame;
+    frame.bus = bus_id_;
+    frame.client = client.id;
+    frame.token = client.token;
+    frame.geometry = client.memory.geometry();
+    frame.stall_timeout_ns = config_.publications.stall_timeout_ns;
+    frame.resumed = resumed ? 1 : 0;
+    if (resumed) {
+        client.session->reply(frame, request);
+    } else {
+        client.session->outbox().add(frame, request, client.memory.descriptors(),
+                                     {.what = Outbox::Told::What::welcome});
+        client.session->touch();
+    }
+}
+
+void Bus::resume(Session& session, std::uint64_t request, const protocol::Resume& frame) {
+    if (auto good = check_versions(frame); !good.ok()) {
+        session.fail(request, good.error());
+        return;
+    }
+    Client* client = find_client(frame.client);
+    if (client == nullptr || !equal(client->token, frame.token) || client->uid != session.uid()) {
+        session.refuse(request, sys::fail(ENOENT, "no such client here: say HELLO"));
+        return;
+    }
+    Session& old = *client->session;
+    old.leave_client();
+    session.serve(*client);
+    log_info("{} resumed, pid {}", client->describe(), session.pid());
+    welcome(*client, request, true);
+    tell_again(*client, old.outbox());
+    old.close();
+    session.touch();
+}
+
+/// What the old connection may have lost is told once more; the client knows by ids what is new.
+void Bus::tell_again(Client& client, const Outbox& lost) {
+    for (const Outbox::Told& told : lost.unacknowledged()) {
+        if (told.what == Outbox::Told::What::peer) {
+            client.untell_peer(told.id, told.pages);
+        } else if (told.what == Outbox::Told::What::attached) {
+            const auto found = attachments_.find(told.id);
+            if (found != attachments_.end() &&
+                found->second.reader_end == Attachment::Reader::told &&
+                found->second.publication->readable()) {
+                found->second.reader_end = Attachment::Reader::ready;
+                tell_reader(found->second);
+            }
+        }
+    }
+    for (auto& [id, subscription] : client.subscriptions) {
+        for (Attachment* attachment : subscription.attachments.all()) {
+            if (attachment->end_told) {
+                attachment->end_told = false;
+                tell_reader(*attachment);
+            }
+        }
+    }
+    for (const auto& [id, publication] : client.publications) {
+        publication->membership.tell_again();
+        client.publications_to_tell.emplace(id, publication);
+    }
+}
+
+void Bus::client_gone(Session& session) {
+    Client* client = session.client();
+    if (client == nullptr) {
+        return;
+    }
+    log_debug("{} has gone", client->describe());
+    linger(*client, session);
+    session.leave_client();
+    while (!client->publications.empty()) {
+        end_publication(*client->publications.begin()->second);
+    }
+    while (!client->subscriptions.empty()) {
+        end_subscription(*client, client->subscriptions.begin()->second);
+    }
+    clients_.erase(client->id);
+}
+
+/// Rings that the process may go on mapping stay charged until it is dead.
+void Bus::linger(Client& client, Session& session) {
+    if (session.process_dead()) {
+        return;
+    }
+    std::vector<SharedCharge> rings;
+    for (const auto& [id, publication] : client.publications) {
+        if (publication->state() != Publication::State::making) {
+            rings.push_back(publication->charge());
+        }
+    }
+    for (auto& [id, subscription] : client.subscriptions) {
+        for (const Attachment* attachment : subscription.attachments.all()) {
+            if (attachment->reader_end == Attachment::Reader::told) {
+                rings.push_back(attachment->publication->charge());
+            }
+        }
+    }
+    if (rings.empty()) {
+        return;
+    }
+    sys::UniqueFd pidfd = session.duplicate_pidfd();
+    if (pidfd) {
+        lingering_.add(session.pid(), std::move(pidfd), session.take_charge(), rings);
+    }
+}
+
+// ------------------------------------------------------------------------------------------- end
+
+void Bus::stop(std::function<void()> on_empty) {
+    on_empty_ = std::move(on_empty);
+    std::vector<Session*> all;
+    for (const auto& [session, owner] : sessions_) {
+        all.push_back(session);
+    }
+    for (Session* session : all) {
+        if (session->state() == Session::State::active) {
+            session->reply(protocol::Stopping{}, 0);
+        } else if (session->state() == Session::State::awaiting_hello) {
+            session->close();
+        }
+    }
+    loop_.defer([this] { nothing_left(); });
+}
+
+void Bus::nothing_left() {
+    if (sessions_.empty() && on_empty_) {
+        std::exchange(on_empty_, nullptr)();
+    }
+}
+
+void Bus::close() {
+    on_empty_ = nullptr;
+    std::vector<Session*> all;
+    for (const auto& [session, owner] : sessions_) {
+        all.push_back(session);
+    }
+    for (Session* session : all) {
+        session->close();
+    }
+    for (const auto& [id, publication] : publications_) {
+        publication->close([] {});
+    }
+    lingering_.close();
+    scope_.close([] {});
+}
+
+}  // namespace ipcbus::daemon

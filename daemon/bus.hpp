@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bus: every connection, client, publication, subscription and attachment, and what the frames
+// of a client do to them. The broker gives it connections; sessions give it requests. Owned by the
+// broker, the daemon's one thread.
+//
+// Who outlives whom: a Client is gone with its connection (or moves, RESUME), and with it its
+// subscriptions. A Publication may outlive its publisher: until each reader has let go. An
+// Attachment is over when writer and reader have let go, and then its slot is free. Others are
+// named by id where they may be gone, by pointer where they cannot.
+//
+//   bus.cpp               connections and clients: HELLO, RESUME, their end
+//   bus_publications.cpp  ADVERTISE, MAPPED, UNADVERTISE; the end of a publication
+//   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
+//   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
+#pragma once
+
+#include "client.hpp"
+#include "lingering.hpp"
+#include "publication.hpp"
+#include "session.hpp"
+
+#include <deque>
+#include <memory>
+#include <unordered_map>
+
+namespace ipcbus::daemon {
+
+class Bus {
+public:
+    [[nodiscard]] static sys::Result<std::unique_ptr<Bus>> create(EventLoop& loop,
+                                                                  const Config& config);
+    ~Bus();
+
+    void connect(sys::UniqueFd socket, PeerIdentity peer);
+    /// Live keys hold at once, the others for what is made from now on.
+    void set_config(const Config& config);
+
+    /// STOPPING to everybody; `on_empty` once the last connection has gone.
+    void stop(std::function<void()> on_empty);
+    /// Ends what is left, without waiting; the loop becomes idle.
+    void close();
+
+    [[nodiscard]] std::size_t connection_count() const { return sessions_.size(); }
+    [[nodiscard]] std::size_t client_count() const { return clients_.size(); }
+
+    // For sessions.
+    void hello(Session& session, std::uint64_t request, const protocol::Hello& frame);
+    void resume(Session& session, std::uint64_t request, const protocol::Resume& frame);
+    void mapped(Client& client, Id publication);
+    void advertise(Client& client, std::uint64_t request, const protocol::Advertise& frame);
+    void unadvertise(Client& client, std::uint64_t request, Id publication);
+    void subscribe(Client& client, std::uint64_t request, const protocol::Subscribe& frame);
+    void unsubscribe(Client& client, std::uint64_t request, Id subscription);
+    void detached(Client& client, Id attachment);
+    void taken(Client& client, const protocol::Taken& frame);
+    void complain(Client& client, const protocol::Complain& frame);
+
+    /// The session's client, if it has one, leaves the bus with all it has.
+    void client_gone(Session& session);
+    void session_closed(Session& session);
+    /// Session::pump() at the end of this turn.
+    void pump_later(Session& session);
+    /// Adds what the client is to be told, as far as descriptors and room allow.
+    void tell(Client& client, Outbox& outbox);
+    [[nodiscard]] std::uint64_t unread_bytes_max() const {
+        return config_.limits.unread_reply_bytes;
+    }
+
+private:
+    Bus(EventLoop& loop, const Config& config);
+
+    // bus.cpp
+    [[nodiscard]] Client* find_client(Id id);
+    [[nodiscard]] protocol::Geometry geometry() const;
+    void welcome(Client& client, std::uint64_t request, bool resumed);
+    void tell_again(Client& client, const Outbox& lost);
+    void linger(Client& client, Session& session);
+    void pump_all();
+    void nothing_left();
+
+    // bus_publications.cpp
+    [[nodiscard]] sys::Result<Publication*> new_publication(Client& client,
+                                                            const protocol::Advertise& frame);
+    [[nodiscard]] Publication* repeated(Client& client, std::uint64_t request,
+                                        const protocol::Advertise& frame);
+    void made(Publication& publication, sys::Result<void> result);
+    void sealed(Publication& publication, sys::Result<void> result);
+    void end_publication(Publication& publication);
+    void release_ring(Publication& publication);
+    void release_publication(Publication& publication);
+    void watch_readers(Publication& publication);
+    void stall_time_over();
+
+    // bus_attachments.cpp
+    Attachment* attach(Publication& publication, Subscription& subscription);
+    void end_subscription(Client& client, Subscription& subscription);
+    void detach_at_writer(Attachment& attachment);
+    void writer_gone(Attachment& attachment);
+    void let_go(Attachment& attachment);
+    void release_if_over(Attachment& attachment);
+    void tell_reader(Attachment& attachment);
+    void changed(Publication& publication);
+
+    // teller.cpp
+    bool tell_publication(Client& client, Publication& publication, Outbox& outbox);
+    bool tell_attachment(Client& client, Attachment& attachment, Outbox& outbox);
+
+    EventLoop& loop_;
+    Config config_;
+    Quota quota_;  ///< outlives everything below, which is charged to it
+    protocol::Id128 bus_id_{};
+    Registry registry_;
+    Lingering lingering_;
+    std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
+    std::unordered_map<Id, std::unique_ptr<Client>> clients_;
+    /// Those that are over, until nothing of them is under way.
+    std::vector<std::unique_ptr<Publication>> retired_;
+    std::unordered_map<Id, Attachment> attachments_;
+    std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
+    std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
+    std::vector<Session*> to_pump_;
+    /// Publications that ended before all their readers were told, and when that is forced.
+    std::deque<std::pair<std::int64_t, Id>> overdue_;
+    OperationScope scope_;
+    Timer stall_timer_;
+    std::function<void()> on_empty_;
+};
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests of subscribers, what writers say of their readers, and attaching and detaching. See
+// bus.hpp; the protocol of joining is in protocol/join.hpp.
+#include "bus.hpp"
+
+#include "log.hpp"
+#include "protocol/fence.hpp"
+#include "protocol/topic.hpp"
+#include "sys/clock.hpp"
+
+namespace ipcbus::daemon {
+
+using protocol::ReaderMode;
+using protocol::u32;
+using protocol::u64;
+
+namespace {
+
+/// How much longer than stall_timeout a uid that stalled a publisher gets lossy attachments only.
+constexpr std::int64_t kSuspensionFactor = 10;
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- SUBSCRIBE
+
+void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& frame) {
+    const std::string what = fmt::format("subscription '{}'", frame.filter);
+    if (const char* fault = protocol::filter_fault(frame.filter); *fault != '\0') {
+        client.session->refuse(
+            request, sys::fail(EINVAL, fmt::format("'{}' is no filter: {}", frame.filter, fault)));
+        return;
+    }
+    if (frame.mode > static_cast<protocol::u8>(ReaderMode::latest)) {
+        client.session->refuse(request,
+                               sys::fail(EINVAL, fmt::format("{}: no mode {}", what, frame.mode)));
+        return;
+    }
+    const std::vector<Id> matches = registry_.publications_matching(frame.filter);
+    if (matches.size() > client.slots.free()) {
+        client.session->refuse(
+            request,
+            sys::fail(EDQUOT, fmt::format("{}: refused: it matches {} publications, the client has "
+                                          "{} of {} attachments in use; raise {}",
+                                          what, matches.size(),
+                                          client.slots.count() - client.slots.free(),
+                                          client.slots.count(), key::kAttachmentsPerClient)));
+        return;
+    }
+    auto charge = quota_.charge(client.uid, Amounts{.subscriptions = 1}, what);
+    if (!charge.ok()) {
+        client.session->refuse(request, charge.error());
+        return;
+    }
+    const Id id = registry_.next_id();
+    Subscription& subscription = client.subscriptions[id];
+    subscription.id = id;
+    subscription.client = client.id;
+    subscription.filter = frame.filter;
+    subscription.mode = static_cast<ReaderMode>(frame.mode);
+    subscription.charge = std::move(charge).value();
+    subscriptions_.emplace(id, &client);
+    registry_.add_subscription(frame.filter, id);
+    protocol::Subscribed answer;
+    answer.subscription = id;
+    for (const Id publication : matches) {
+        if (attach(*publications_.at(publication), subscription) != nullptr) {
+            answer.attachments++;
+        }
+    }
+    client.session->reply(answer, request);
+}
+
+void Bus::unsubscribe(Client& client, u64 request, Id id) {
+    const auto found = client.subscriptions.find(id);
+    if (found == client.subscriptions.end()) {
+        client.session->refuse(request, sys::fail(ENOENT, fmt::format("no subscription {}", id)));
+        return;
+    }
+    end_subscription(client, found->second);
+    client.session->reply(protocol::Done{}, request);
+}
+
+void Bus::end_subscription(Client& client, Subscription& subscription) {
+    registry_.remove_subscription(subscription.filter, subscription.id);
+    const std::vector<Attachment*> all = subscription.attachments.all();
+    for (Attachment* attachment : all) {
+        let_go(*attachment);
+    }
+    const Id id = subscription.id;
+    subscriptions_.erase(id);
+    client.subscriptions.erase(id);
+}
+
+void Bus::detached(Client& client, Id id) {
+    const auto found = attachments_.find(id);
+    // One that is gone, or another client's: the reader may have crossed with its end.
+    if (found != attachments_.end() && found->second.reader == client.id &&
+        found->second.subscription != nullptr) {
+        let_go(found->second);
+    }
+}
+
+// ------------------------------------------------------------------------------ TAKEN, COMPLAIN
+
+void Bus::taken(Client& client, const protocol::Taken& frame) {
+    const auto found = client.publications.find(frame.publication);
+    if (found == client.publications.end()) {
+        return;  // ended meanwhile
+    }
+    Publication& publication = *found->second;
+    std::vector<Attachment*> gone;
+    if (!publication.membership.taken(frame.number, gone)) {
+        client.session->fail(0, sys::fail(EPROTO, "TAKEN: a number that was not sent"));
+        return;
+    }
+    for (Attachment* attachment : gone) {
+        client.release_peer(attachment->reader);
+        release_if_over(*attachment);
+    }
+    if (publication.membership.due()) {
+        client.publications_to_tell.emplace(frame.publication, &publication);
+    }
+    client.session->touch();
+}
+
+void Bus::complain(Client& client, const protocol::Complain& frame) {
+    const auto publication = client.publications.find(frame.publication);
+    const auto found = attachments_.find(frame.attachment);
+    if (publication == client.publications.end() || found == attachments_.end() ||
+        found->second.publication != publication->second ||
+        found->second.writer_end != Attachment::Writer::told) {
+        log_debug("{}: complaint about attachment {}, which is none of its readers",
+                  client.describe(), frame.attachment);
+        return;
+    }
+    Attachment& attachment = found->second;
+    const Client& reader = *find_client(attachment.reader);
+    const std::string& topic = publication->second->about().topic;
+    if (frame.complaint == static_cast<protocol::u8>(protocol::Complaint::stalled)) {
+        const std::int64_t until_ns =
+            sys::monotonic_ns() +
+            kSuspensionFactor * static_cast<std::int64_t>(config_.publications.stall_timeout_ns);
+        log_info("{} stalled the publisher of '{}': lossy from now on", reader.describe(), topic);
+        attachment.mode = ReaderMode::lossy;
+        publication->second->suspend(reader.uid, until_ns);
+    } else if (frame.complaint == static_cast<protocol::u8>(protocol::Complaint::bad_cursor)) {
+        log_info("{} shows a cursor out of range to the publisher of '{}': detached",
+                 reader.describe(), topic);
+        detach_at_writer(attachment);
+        if (attachment.reader_end == Attachment::Reader::told) {
+            attachment.end_reason = static_cast<std::uint8_t>(protocol::EndReason::detached);
+            tell_reader(attachment);
+        } else {
+            let_go(attachment);
+        }
+    } else {
+        client.session->fail(0, sys::fail(EPROTO, "COMPLAIN: an unknown complaint"));
+    }
+}
+
+// ----------------------------------------------------------------------------- attach and detach
+
+/// Null: the reader has no room, or the ring's content is a lie.
+Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
+    const auto& about = publication.about();
+    Client& writer = *find_client(about.publisher);
+    Client& reader = *find_client(subscription.client);
+    if (reader.slots.free() == 0) {
+        log_warning("{}: not attached to '{}': it has {} attachments; raise {}", reader.describe(),
+                    about.topic, reader.slots.count(), key::kAttachmentsPerClient);
+        return nullptr;
+    }
+    const u32 slot = reader.slots.take();
+    if (auto backed = reader.memory.back_slot(slot); !backed.ok()) {
+        log_warning("{}: not attached to '{}': {}", reader.describe(), about.topic,
+                    backed.error().what);
+        reader.slots.give_back(slot);
+        return nullptr;
+    }
+    // [J1] [J2] of protocol/join.hpp; settle() is [J3] and [J4]. The frames [J5] come later, from
+    // what is written down here.
+    publication.membership.raise();
+    writer.memory.store_attention(about.index, publication.membership.number());
+    protocol::full_fence();
+    protocol::Start start;
+    if (!publication.settle(start)) {
+        if (!std::exchange(publication.blamed, true)) {
+            log_warning("{}: the ring of '{}' says what cannot be true: nobody is attached to it",
+                        writer.describe(), about.topic);
+        }
+        reader.slots.give_back(slot);
+        changed(publication);
+        return nullptr;
+    }
+    const Id id = registry_.next_id();
+    Attachment& attachment = attachments_[id];
+    attachment.id = id;
+    attachment.publication = &publication;
+    attachment.subscription = &subscription;
+    attachment.reader = reader.id;
+    attachment.start = start.position;
+    attachment.start_sequence = start.sequence;
+    attachment.slot = slot;
+    attachment.mode = subscription.mode;
+    if (attachment.mode == ReaderMode::reliable &&
+        publication.suspended(reader.uid, sys::monotonic_ns())) {
+        attachment.mode = ReaderMode::lossy;
+    }
+    publication.attachments.add(attachment);
+    subscription.attachments.add(attachment);
+    publication.membership.attach(attachment);
+    writer.memory.store_readers(about.index, ++publication.readers);
+    writer.use_peer(reader.memory.pages());
+    reader.use_peer(publication.publisher_pages());
+    changed(publication);
+    if (publication.state() == Publication::State::open) {
+        attachment.reader_end = Attachment::Reader::ready;
+        tell_reader(attachment);
+    }
+    return &attachment;
+}
+
+/// The writer shall count it no more.
+void Bus::detach_at_writer(Attachment& attachment) {
+    if (attachment.writer_end != Attachment::Writer::untold &&
+        attachment.writer_end != Attachment::Writer::told) {
+        return;
+    }
+    Publication& publication = *attachment.publication;
+    const u32 index = publication.about().index;
+    Client& writer = *find_client(publication.about().publisher);
+    publication.membership.raise();
+    writer.memory.store_attention(index, publication.membership.number());
+    publication.membership.detach(attachment);
+    writer.memory.store_readers(index, --publication.readers);
+    if (attachment.writer_end == Attachment::Writer::gone) {
+        writer.release_peer(attachment.reader);
+    }
+    changed(publication);
+}
+
+/// The publication has ended: its writer counts nobody any more.
+void Bus::writer_gone(Attachment& attachment) {
+    if (attachment.writer_end != Attachment::Writer::gone) {
+        attachment.writer_end = Attachment::Writer::gone;
+        if (Client* writer = find_client(attachment.publication->about().publisher)) {
+            writer->release_peer(attachment.reader);
+            writer->session->touch();
+        }
+    }
+    release_if_over(attachment);
+}
+
+/// The reader has unmapped the ring and zeroed the slot, or is dead, or never saw either.
+void Bus::let_go(Attachment& attachment) {
+    detach_at_writer(attachment);
+    if (attachment.reader_end != Attachment::Reader::gone) {
+        attachment.reader_end = Attachment::Reader::gone;
+        Client& reader = *find_client(attachment.reader);
+        reader.attachments_to_tell.erase(attachment.id);
+        reader.release_peer(attachment.publication->about().publisher);
+        reader.session->touch();
+        attachment.subscription->attachments.remove(attachment);
+        attachment.subscription = nullptr;
+    }
+    release_if_over(attachment);
+}
+
+void Bus::release_if_over(Attachment& attachment) {
+    if (!attachment.over()) {
+        return;
+    }
+    Publication& publication = *attachment.publication;
+    publication.attachments.remove(attachment);
+    if (Client* reader = find_client(attachment.reader)) {
+        reader->slots.give_back(attachment.slot);
+    }
+    attachments_.erase(attachment.id);
+    release_publication(publication);
+}
+
+void Bus::tell_reader(Attachment& attachment) {
+    Client& reader = *find_client(attachment.reader);
+    reader.attachments_to_tell.emplace(attachment.id, &attachment);
+    reader.session->touch();
+}
+
+void Bus::changed(Publication& publication) {
+    Client& writer = *find_client(publication.about().publisher);
+    writer.publications_to_tell.emplace(publication.about().id, &publication);
+    writer.session->touch();
+}
+
+}  // namespace ipcbus::daemon

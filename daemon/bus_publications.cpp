@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests of publishers, and the end of publications. See bus.hpp.
+#include "bus.hpp"
+
+#include "log.hpp"
+#include "protocol/topic.hpp"
+#include "sys/clock.hpp"
+
+#include <algorithm>
+
+namespace ipcbus::daemon {
+
+using protocol::u32;
+using protocol::u64;
+
+namespace {
+
+/// Room for a header and one payload line.
+constexpr u32 kRecordBytesMin = 32;
+
+std::string what_publication(const std::string& topic) {
+    return fmt::format("publication '{}'", topic);
+}
+
+/// The largest record: what was asked for, else what the configuration says, else what fits.
+sys::Result<u32> record_bytes_for(const protocol::Advertise& frame, const RingSizing& ring) {
+    u64 most = protocol::record_bytes_max(ring.bytes);
+    if (ring.record_bytes_max != 0) {
+        most = std::min<u64>(most, ring.record_bytes_max & ~(protocol::kRecordAlignment - 1));
+    }
+    if (frame.record_bytes_max == 0) {
+        return static_cast<u32>(std::max<u64>(most, kRecordBytesMin));
+    }
+    const u64 wanted = std::max<u64>(protocol::align_record(frame.record_bytes_max),
+                                     kRecordBytesMin);
+    if (wanted > most) {
+        return sys::fail(EMSGSIZE,
+                         fmt::format("{}: refused: records of {} bytes, a ring of {} takes {} at "
+                                     "most; ask for a larger ring",
+                                     what_publication(frame.topic), wanted,
+                                     format_bytes(ring.bytes), most));
+    }
+    return static_cast<u32>(wanted);
+}
+
+sys::Result<void> check_topic(const std::string& topic) {
+    if (const char* fault = protocol::filter_fault(topic); *fault != '\0') {
+        return sys::fail(EINVAL, fmt::format("'{}' is no topic: {}", topic, fault));
+    }
+    if (protocol::is_bus_topic(topic)) {
+        return sys::fail(EACCES, fmt::format("'{}': topics that begin with $ belong to the bus",
+                                             topic));
+    }
+    return {};
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- ADVERTISE
+
+void Bus::advertise(Client& client, u64 request, const protocol::Advertise& frame) {
+    if (repeated(client, request, frame) != nullptr) {
+        return;
+    }
+    auto made_publication = new_publication(client, frame);
+    if (!made_publication.ok()) {
+        client.session->refuse(request, made_publication.error());
+        return;
+    }
+    Publication& publication = *made_publication.value();
+    publication.advertise_request = request;
+    publication.make([this](Publication& which, sys::Result<void> result) {
+        made(which, std::move(result));
+    });
+}
+
+/// Requests are idempotent: one that is said again, because its connection broke before the answer
+/// came, is answered again. The lineage, which the client drew at random, tells it.
+Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertise& frame) {
+    if (frame.lineage == protocol::Id128{}) {
+        return nullptr;
+    }
+    for (const auto& [id, publication] : client.publications) {
+        const auto& about = publication->about();
+        if (publication->state() == Publication::State::offered &&
+            about.lineage == frame.lineage && about.topic == frame.topic &&
+            publication->advertise_request == 0) {
+            publication->advertise_request = request;
+            client.publications_to_tell.emplace(id, publication);
+            client.session->touch();
+            return publication;
+        }
+    }
+    return nullptr;
+}
+
+sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::Advertise& frame) {
+    IPCBUS_TRY(check_topic(frame.topic));
+    if (frame.waiter >= client.memory.geometry().waiters_max) {
+        return sys::fail(EINVAL, fmt::format("{}: refused: waiter {}, the client has {}; raise {}",
+                                             what_publication(frame.topic), frame.waiter,
+                                             client.memory.geometry().waiters_max,
+                                             key::kWaitersPerClient));
+    }
+    const RingSizing ring = IPCBUS_TRY(config_.ring_for(frame.topic, frame.ring_bytes));
+    const u32 record_bytes_max = IPCBUS_TRY(record_bytes_for(frame, ring));
+    const std::string what = what_publication(frame.topic);
+    Charge charge = IPCBUS_TRY(quota_.charge(
+        client.uid,
+        Amounts{.publications = 1,
+                .descriptors = 1,
+                .ring_bytes = ring.bytes + protocol::kRingDataOffset},
+        what));
+    if (client.indices.free() == 0) {
+        return sys::fail(EDQUOT, fmt::format("{}: refused: the client has {} of {} publications in "
+                                             "use, as {} said when it connected",
+                                             what, client.indices.count(), client.indices.count(),
+                                             key::kUidPublications));
+    }
+    Publication::Description about;
+    about.id = registry_.next_id();
+    about.publisher = client.id;
+    about.uid = client.uid;
+    about.topic = frame.topic;
+    about.lineage = frame.lineage;
+    about.ring_bytes = ring.bytes;
+    about.record_bytes_max = record_bytes_max;
+    about.waiter = frame.waiter;
+    about.index = client.indices.take();
+    about.first_sequence = frame.first_sequence;
+    const Id id = about.id;
+    const u32 index = about.index;
+    auto backed = client.memory.back_publication(index);
+    if (!backed.ok()) {
+        client.indices.give_back(index);
+        return std::move(backed.error());
+    }
+    client.memory.store_attention(index, 0);
+    client.memory.store_readers(index, 0);
+    auto publication = std::make_unique<Publication>(
+        loop_, std::move(about), client.memory.pages(),
+        std::make_shared<Charge>(std::move(charge)));
+    Publication* made_publication = publication.get();
+    publications_.emplace(id, std::move(publication));
+    client.publications.emplace(id, made_publication);
+    return made_publication;
+}
+
+/// The ring is there: readers that match already begin with its first record, and ADVERTISED goes
+/// out with them.
+void Bus::made(Publication& publication, sys::Result<void> result) {
+    if (publication.ended()) {
+        release_publication(publication);
+        return;
+    }
+    const auto& about = publication.about();
+    Client& client = *find_client(about.publisher);
+    if (!result.ok()) {
+        client.session->refuse(
+            publication.advertise_request,
+            sys::fail(result.error().code,
+                      fmt::format("{}: {}", what_publication(about.topic), result.error().what)));
+        end_publication(publication);
+        return;
+    }
+    registry_.add_publication(about.topic, about.id);
+    publication.registered = true;
+    for (const Id id : registry_.subscriptions_matching(about.topic)) {
+        Client& reader = *subscriptions_.at(id);
+        attach(publication, reader.subscriptions.at(id));
+    }
+    client.publications_to_tell.emplace(about.id, &publication);
+    client.session->touch();
+}
+
+// ---------------------------------------------------------------------------------------- MAPPED
+
+void Bus::mapped(Client& client, Id id) {
+    if (id == 0) {
+        if (client.memory.pages()) {
+            return;  // said again after a RESUME
+        }
+        if (auto result = client.memory.seal(); !result.ok()) {
+            client.session->fail(0, sys::fail(result.error().code,
+                                              fmt::format("the client's pages: {}",
+                                                          result.error().what)));
+        }
+        return;
+    }
+    const auto found = client.publications.find(id);
+    if (found == client.publications.end() ||
+        found->second->state() == Publication::State::making) {
+        client.session->fail(0, sys::fail(EPROTO, fmt::format("MAPPED: no publication {}", id)));
+        return;
+    }
+    if (found->second->state() != Publication::State::offered) {
+        return;  // said again
+    }
+    found->second->seal([this](Publication& which, sys::Result<void> result) {
+        sealed(which, std::move(result));
+    });
+}
+
+void Bus::sealed(Publication& publication, sys::Result<void> result) {
+    const auto& about = publication.about();
+    if (!result.ok()) {
+        const sys::Error error = sys::fail(
+            result.error().code, fmt::format("{}: {}", what_publication(about.topic),
+                                             result.error().what));
+        // The publisher may be dead already, or have ended it; then there is nobody to tell.
+        Client* publisher = publication.ended() ? nullptr : find_client(about.publisher);
+        if (publisher == nullptr) {
+            log_warning("{}", error.what);
+            release_ring(publication);
+            return;
+        }
+        Session* session = publisher->session;
+        end_publication(publication);
+        session->fail(0, error);
+        return;
+    }
+    const std::vector<Attachment*> readers = publication.attachments.all();
+    for (Attachment* attachment : readers) {
+        if (attachment->reader_end == Attachment::Reader::waiting) {
+            attachment->reader_end = Attachment::Reader::ready;
+            tell_reader(*attachment);
+        }
+    }
+    if (publication.ended()) {
+        watch_readers(publication);
+        release_publication(publication);
+    }
+}
+
+// ------------------------------------------------------------------------------------ their end
+
+void Bus::unadvertise(Client& client, u64 request, Id id) {
+    const auto found = client.publications.find(id);
+    if (found == client.publications.end() ||
+        found->second->state() == Publication::State::making) {
+        client.session->refuse(request, sys::fail(ENOENT, fmt::format("no publication {}", id)));
+        return;
+    }
+    end_publication(*found->second);
+    client.session->reply(protocol::Done{}, request);
+}
+
+/// Its publisher has ended it, or has gone. Readers keep what they have; those that were promised
+/// the ring still get it.
+void Bus::end_publication(Publication& publication) {
+    const auto& about = publication.about();
+    if (publication.registered) {
+        registry_.remove_publication(about.topic, about.id);
+        publication.registered = false;
+    }
+    publication.end();
+    if (Client* client = find_client(about.publisher)) {
+        client->publications.erase(about.id);
+        client->publications_to_tell.erase(about.id);
+    }
+    const std::vector<Attachment*> readers = publication.attachments.all();
+    for (Attachment* attachment : readers) {
+        if (attachment->end_reason == 0) {
+            attachment->end_reason = static_cast<std::uint8_t>(protocol::EndReason::publisher_gone);
+        }
+        if (attachment->reader_end == Attachment::Reader::told) {
+            tell_reader(*attachment);
+        }
+        writer_gone(*attachment);
+    }
+    if (publication.state() == Publication::State::sealing) {
+        return;  // sealed() goes on with it
+    }
+    release_ring(publication);
+}
+
+/// Readers that were still waiting for a ring that will never be shown do so no more.
+void Bus::release_ring(Publication& publication) {
+    const std::vector<Attachment*> readers = publication.attachments.all();
+    for (Attachment* attachment : readers) {
+        if (attachment->reader_end == Attachment::Reader::waiting) {
+            let_go(*attachment);
+        }
+    }
+    watch_readers(publication);
+    release_publication(publication);
+}
+
+/// Forgets it, if nothing is left of it; else lets go of what nobody needs any more.
+void Bus::release_publication(Publication& publication) {
+    if (!publication.ended() || publication.state() == Publication::State::sealing ||
+        publication.state() == Publication::State::making) {
+        return;
+    }
+    const auto& readers = publication.attachments.all();
+    if (std::none_of(readers.begin(), readers.end(), [](const Attachment* attachment) {
+            return attachment->reader_end == Attachment::Reader::ready;
+        })) {
+        publication.let_go();
+    }
+    if (!readers.empty()) {
+        return;
+    }
+    const auto& about = publication.about();
+    const auto found = publications_.find(about.id);
+    if (found == publications_.end()) {
+        return;  // retired already: its last reader went a moment ago
+    }
+    if (Client* client = find_client(about.publisher)) {
+        client->indices.give_back(about.index);
+    }
+    // Its operation may be what called us: it goes at the end of the turn.
+    retired_.push_back(std::move(found->second));
+    publications_.erase(found);
+    Publication* retired = retired_.back().get();
+    retired->close([this, retired] {
+        std::erase_if(retired_, [retired](const auto& one) { return one.get() == retired; });
+    });
+}
+
+/// A reader that cannot be sent the ring holds it here: not for longer than it may hold a publisher.
+void Bus::watch_readers(Publication& publication) {
+    const auto& readers = publication.attachments.all();
+    if (std::none_of(readers.begin(), readers.end(), [](const Attachment* attachment) {
+            return attachment->reader_end == Attachment::Reader::ready;
+        })) {
+        return;
+    }
+    const auto stall_ns = static_cast<std::int64_t>(config_.publications.stall_timeout_ns);
+    overdue_.emplace_back(sys::monotonic_ns() + stall_ns, publication.about().id);
+    if (!stall_timer_.running()) {
+        stall_timer_.start(stall_ns);
+    }
+}
+
+void Bus::stall_time_over() {
+    const std::int64_t now_ns = sys::monotonic_ns();
+    while (!overdue_.empty() && overdue_.front().first <= now_ns) {
+        const auto found = publications_.find(overdue_.front().second);
+        overdue_.pop_front();
+        if (found == publications_.end()) {
+            continue;
+        }
+        const std::vector<Attachment*> readers = found->second->attachments.all();
+        for (Attachment* attachment : readers) {
+            if (attachment->reader_end == Attachment::Reader::ready) {
+                log_warning("attachment {} to '{}': its reader took nothing for {} after the end "
+                            "of the publication: detached",
+                            attachment->id, found->second->about().topic,
+                            format_duration(config_.publications.stall_timeout_ns));
+                let_go(*attachment);
+            }
+        }
+    }
+    if (!overdue_.empty()) {
+        stall_timer_.start(std::max<std::int64_t>(overdue_.front().first - now_ns, 1));
+    }
+}
+
+}  // namespace ipcbus::daemon

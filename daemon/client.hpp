@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// A client of the bus: who it is, its memory, what it has, and what it is still to be told. It has
+// one session at a time, and moves to another one with RESUME. Mostly data; the bus works on it.
+// Owned by the bus, the daemon's one thread.
+#pragma once
+
+#include "attachment.hpp"
+#include "client_memory.hpp"
+#include "quota.hpp"
+
+#include <sys/types.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+namespace ipcbus::daemon {
+
+class Session;
+
+/// Small numbers, the ones given back first: slots of the cursor page, indices of publications.
+class NumberPool {
+public:
+    explicit NumberPool(protocol::u32 count) : count_(count) {}
+    [[nodiscard]] protocol::u32 free() const {
+        return count_ - next_ + static_cast<protocol::u32>(returned_.size());
+    }
+    /// free() is not 0.
+    [[nodiscard]] protocol::u32 take();
+    void give_back(protocol::u32 number);
+    [[nodiscard]] protocol::u32 count() const { return count_; }
+
+private:
+    protocol::u32 count_;
+    protocol::u32 next_ = 0;
+    std::vector<protocol::u32> returned_;
+};
+
+/// What joins a client to another one (or to itself): how many attachments, and which of the
+/// other's pages it has been sent.
+struct PeerLink {
+    SharedPages pages;
+    std::uint32_t uses = 0;
+    std::uint8_t told = 0;  ///< protocol::kPeerCursor | kPeerDoorbell
+};
+
+/// A client's filter. What it reads by it is in `attachments`.
+struct Subscription {
+    Id id = 0;
+    Id client = 0;
+    std::string filter;
+    protocol::ReaderMode mode = protocol::ReaderMode::reliable;
+    AttachmentList<&Attachment::place_in_subscription> attachments;
+    Charge charge;
+};
+
+class Client {
+public:
+    Client(Id client_id, uid_t client_uid, std::string client_name, ClientMemory client_memory);
+
+    const Id id;
+    const uid_t uid;
+    const std::string name;
+    protocol::Id128 token{};
+    Session* session = nullptr;  ///< never null once the client is on the bus
+    ClientMemory memory;
+    NumberPool slots;
+    NumberPool indices;
+
+    std::map<Id, Publication*> publications;  ///< those that have not ended
+    std::map<Id, Subscription> subscriptions;
+
+    // What it is to be told, as soon as descriptors may be sent and the last send is done.
+    std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
+    std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
+    std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
+
+    /// For the log: "client 7 'pump' (uid 1000)".
+    [[nodiscard]] std::string describe() const;
+
+    void use_peer(const SharedPages& pages);
+    void release_peer(Id peer);
+    /// The link to a peer in use.
+    [[nodiscard]] PeerLink& peer(Id peer_id);
+    /// PEER_GONE has been said.
+    void forget_peer(Id peer_id);
+    /// The peer's pages may have been lost with a connection.
+    void untell_peer(Id peer_id, std::uint8_t pages);
+
+private:
+    std::unordered_map<Id, PeerLink> peers_;
+};
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three memfds of one client (cursor page, doorbell page, mailbox): made, sealed, mapped, and
+// what the daemon reads and writes there. What the client can write is hostile input: loaded once,
+// bounded. Owned by its Client, the daemon's one thread.
+#pragma once
+
+#include "event_loop.hpp"
+#include "protocol/layout.hpp"
+#include "registry.hpp"
+#include "sys/mapping.hpp"
+#include "sys/result.hpp"
+
+#include <memory>
+#include <vector>
+
+namespace ipcbus::daemon {
+
+/// What other clients are sent of a client's memory. Outlives the client: its rings may still be
+/// handed out after its death.
+struct PeerPages {
+    Id client = 0;
+    protocol::Geometry geometry;
+    SharedFd cursor;    ///< read-only
+    SharedFd doorbell;  ///< read-write
+};
+using SharedPages = std::shared_ptr<const PeerPages>;
+
+class ClientMemory {
+public:
+    [[nodiscard]] static sys::Result<ClientMemory> create(Id client,
+                                                          const protocol::Geometry& geometry);
+
+    [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
+    [[nodiscard]] Id client() const { return client_; }
+    /// For WELCOME, before seal(): cursor page, doorbell page, mailbox, all read-write.
+    [[nodiscard]] std::vector<SharedFd> descriptors() const;
+    /// The client has mapped everything: from now on nobody else can write its cursor page. Fails
+    /// if the client had put seals of its own there.
+    [[nodiscard]] sys::Result<void> seal();
+    /// Null until seal() has succeeded.
+    [[nodiscard]] const SharedPages& pages() const { return pages_; }
+
+    /// The pages are sized for the largest client and have memory for what is used: these get the
+    /// memory for one more slot or publication, before anybody is told of it.
+    [[nodiscard]] sys::Result<void> back_slot(protocol::u32 slot);
+    [[nodiscard]] sys::Result<void> back_publication(protocol::u32 index);
+
+    /// Of the publication with that index; below publications_max.
+    void store_attention(protocol::u32 index, protocol::u64 number);
+    void store_readers(protocol::u32 index, protocol::u32 readers);
+
+    /// After a send has completed: counts it in the mailbox and rings every waiter that sleeps.
+    void announce_frames();
+
+private:
+    ClientMemory() = default;
+    [[nodiscard]] protocol::MailboxPublication& line(protocol::u32 index) const;
+
+    protocol::Geometry geometry_;
+    Id client_ = 0;
+    SharedFd cursor_fd_;   ///< read-write, until seal()
+    SharedFd doorbell_fd_;
+    SharedFd mailbox_fd_;  ///< until seal()
+    SharedPages pages_;
+    sys::Mapping cursor_;  ///< read-only
+    sys::Mapping doorbell_;
+    sys::Mapping mailbox_;
+    protocol::u64 cursor_backed_ = 0;  ///< bytes with memory behind them
+    protocol::u64 mailbox_backed_ = 0;
+};
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Waiting for the death of processes that hold rings. See lingering.hpp.
+#include "lingering.hpp"
+
+#include <poll.h>
+
+namespace ipcbus::daemon {
+
+Lingering::Process::Process(Lingering& all, EventLoop& loop, pid_t process_pid,
+                            sys::UniqueFd process_pidfd)
+    : pid(process_pid),
+      pidfd(std::move(process_pidfd)),
+      scope(loop),
+      death(scope, [this, &all](int) { all.remove(*this); }) {}
+
+void Lingering::add(pid_t pid, sys::UniqueFd pidfd, Charge connection,
+                    const std::vector<SharedCharge>& rings) {
+    // As long as a record's process has not been seen to die, its pid is not another process's.
+    Process* process = nullptr;
+    for (Process& known : processes_) {
+        if (pid > 0 && known.pid == pid && !known.over) {
+            process = &known;
+        }
+    }
+    if (process == nullptr) {
+        process = &processes_.emplace_back(*this, loop_, pid, std::move(pidfd));
+        process->connection = std::move(connection);
+        process->death.start(process->pidfd.get(), POLLIN);
+    }
+    process->rings.insert(rings.begin(), rings.end());
+}
+
+void Lingering::remove(Process& process) {
+    if (process.over) {
+        return;
+    }
+    process.over = true;
+    process.rings.clear();
+    process.connection.reset();
+    process.scope.close([this, &process] {
+        processes_.remove_if([&](const Process& other) { return &other == &process; });
+    });
+}
+
+void Lingering::close() {
+    for (Process& process : processes_) {
+        remove(process);
+    }
+}
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Accepts connections on Unix stream sockets: its own ones, made from the configuration, or those
+// inherited from the service manager. Says who each peer is, by the kernel's word: credentials and
+// a pidfd, both of the process that called connect(). Owned by the broker, the daemon's one thread.
+#pragma once
+
+#include "event_loop.hpp"
+#include "operations.hpp"
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace ipcbus::daemon {
+
+/// Who connected. The pidfd is readable once that process has died; it is invalid only if the
+/// process was gone, or not visible from here, when we looked: treat such a peer by its hang-up.
+struct PeerIdentity {
+    uid_t uid = 0;
+    gid_t gid = 0;
+    pid_t pid = 0;
+    sys::UniqueFd pidfd;
+};
+
+/// Asks the kernel about the other end of a connected Unix socket.
+[[nodiscard]] sys::Result<PeerIdentity> identify_peer(int socket);
+
+struct ListenOptions {
+    /// "unix:/path"; ignored if anything was inherited: the service manager has chosen then.
+    std::vector<std::string> addresses = {};
+    unsigned mode = 0666;
+    /// Listening Unix stream sockets (notify.hpp: take_inherited_sockets).
+    std::vector<sys::UniqueFd> inherited = {};
+};
+
+class Listener {
+public:
+    using OnConnection = std::function<void(sys::UniqueFd socket, PeerIdentity peer)>;
+
+    /// Binds and listens on all addresses, or on none; accepts from the first turn on.
+    [[nodiscard]] static sys::Result<std::unique_ptr<Listener>>
+    create(EventLoop& loop, ListenOptions options, OnConnection on_connection);
+    ~Listener();
+
+    /// Stops accepting, closes the sockets, removes the socket files that it made itself.
+    void stop();
+    /// Where clients reach us, for the log: "unix:/run/ipcbus/bus.sock".
+    [[nodiscard]] std::vector<std::string> addresses() const;
+
+private:
+    struct Socket;
+
+    Listener(EventLoop& loop, OnConnection on_connection);
+    void add(sys::UniqueFd fd, std::string path, bool made_here);
+    void accepted(sys::UniqueFd fd);
+    void accept_failed(Socket& socket, int error);
+
+    OnConnection on_connection_;
+    OperationScope scope_;
+    std::vector<std::unique_ptr<Socket>> sockets_;
+    bool stopped_ = false;
+    bool refusing_ = false;  // said so in the log already
+};
+
+}  // namespace ipcbus::daemon

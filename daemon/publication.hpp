@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of one ring: its memory is made and reserved, formatted, offered to its publisher;
+// sealed once the publisher has mapped it; from then on shown to readers; retired. And what the
+// daemon knows of the publication, none of which is ever read from the ring. Owned by the bus, the
+// daemon's one thread.
+//
+//   making -> offered -> sealing -> open          each arrow may take a kernel worker's time, for
+//      \________\____________\______> refused     a large ring: then the loop goes on meanwhile
+#pragma once
+
+#include "attachment.hpp"
+#include "client_memory.hpp"
+#include "membership.hpp"
+#include "operations.hpp"
+#include "protocol/join.hpp"
+#include "quota.hpp"
+
+#include <functional>
+#include <map>
+#include <string>
+
+namespace ipcbus::daemon {
+
+class Publication {
+public:
+    enum class State { making, offered, sealing, open, refused };
+
+    struct Description {
+        Id id = 0;
+        Id publisher = 0;
+        uid_t uid = 0;
+        std::string topic;
+        protocol::Id128 lineage{};
+        protocol::u64 ring_bytes = 0;
+        protocol::u32 record_bytes_max = 0;
+        protocol::u32 waiter = 0;
+        protocol::u32 index = 0;
+        protocol::u64 first_sequence = 0;
+    };
+    using Done = std::function<void(Publication&, sys::Result<void>)>;
+
+    Publication(EventLoop& loop, Description description, SharedPages publisher_pages,
+                SharedCharge ring_charge);
+
+    /// making -> offered or refused. `done` comes once, perhaps before this returns.
+    void make(Done done);
+    /// offered -> sealing -> open or refused. The publisher has mapped the ring.
+    void seal(Done done);
+
+    [[nodiscard]] State state() const { return state_; }
+    [[nodiscard]] const Description& about() const { return about_; }
+    [[nodiscard]] protocol::Start first() const {
+        return {about_.ring_bytes, about_.first_sequence};
+    }
+    [[nodiscard]] const SharedPages& publisher_pages() const { return publisher_pages_; }
+    [[nodiscard]] const SharedCharge& charge() const { return charge_; }
+    /// Read-write; while `offered`.
+    [[nodiscard]] const SharedFd& writable() const { return writable_; }
+    /// Read-only; while `open` and not let_go().
+    [[nodiscard]] const SharedFd& readable() const { return readable_; }
+
+    /// Where a reader that joins now begins; attention has been raised, and fenced. False: what
+    /// stands in the ring cannot be true.
+    [[nodiscard]] bool settle(protocol::Start& ret_start) const;
+
+    /// Nobody joins any more; the daemon's mapping goes.
+    void end();
+    [[nodiscard]] bool ended() const { return ended_; }
+    /// No reader will be sent the ring any more: its descriptors go.
+    void let_go();
+    /// Runs `closed` once no operation of the ring is under way; then it may be destroyed.
+    void close(std::function<void()> closed) { scope_.close(std::move(closed)); }
+
+    /// Reliable claims that were misused: until when (monotonic) this uid gets lossy attachments.
+    void suspend(uid_t uid, std::int64_t until_ns);
+    [[nodiscard]] bool suspended(uid_t uid, std::int64_t now_ns) const;
+
+    Membership membership;
+    AttachmentList<&Attachment::place_in_publication> attachments;
+    std::uint32_t readers = 0;             ///< attachments that the writer counts or will count
+    std::uint64_t advertise_request = 0;   ///< ADVERTISED is due, to this request
+    bool registered = false;               ///< the registry knows it
+    bool blamed = false;                   ///< its lies have been logged
+
+private:
+    void reserve();
+    void reserved(int error);
+    sys::Result<void> format();
+    sys::Result<void> show();
+    void finish(State good, sys::Result<void> result);
+    [[nodiscard]] SharedFd share_ring(sys::UniqueFd fd) const;
+
+    EventLoop& loop_;
+    Description about_;
+    SharedPages publisher_pages_;
+    SharedCharge charge_;
+    State state_ = State::making;
+    bool ended_ = false;
+    SharedFd writable_;
+    SharedFd readable_;
+    sys::Mapping ring_;  ///< read-only, header and data once
+    std::map<uid_t, std::int64_t> suspended_;
+    Done done_;
+    OperationScope scope_;
+    FallocateOperation fallocate_;
+};
+
+}  // namespace ipcbus::daemon

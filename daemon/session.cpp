@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// One control connection. See session.hpp.
+#include "session.hpp"
+
+#include "bus.hpp"
+#include "log.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+namespace ipcbus::daemon {
+
+using protocol::FrameHeader;
+using protocol::FrameReader;
+using protocol::FrameType;
+
+namespace {
+
+sys::Error malformed(const FrameHeader& header, const char* why) {
+    return sys::fail(EPROTO, fmt::format("{}: {}", protocol::frame_name(header.type), why));
+}
+
+bool wants_answer(FrameType type) {
+    switch (type) {
+        case FrameType::hello:
+        case FrameType::resume:
+        case FrameType::advertise:
+        case FrameType::unadvertise:
+        case FrameType::subscribe:
+        case FrameType::unsubscribe: return true;
+        default: return false;
+    }
+}
+
+protocol::ErrorFrame error_frame(const sys::Error& error) {
+    protocol::ErrorFrame frame;
+    frame.code = static_cast<protocol::u32>(error.code);
+    frame.text = error.what.substr(0, protocol::kErrorTextBytesMax);
+    return frame;
+}
+
+}  // namespace
+
+Session::Session(Bus& bus, EventLoop& loop, sys::UniqueFd socket, PeerIdentity peer)
+    : bus_(bus),
+      socket_(std::move(socket)),
+      peer_(std::move(peer)),
+      scope_(loop),
+      recv_(scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
+            [this](int) { close(); }),
+      send_(scope_, [this](int error) { sent(error); }),
+      death_(scope_, [this](int) { died(); }),
+      timer_(scope_, [this] {
+          log_info("{}: {}, closing", describe(),
+                   state_ == State::closing ? "does not read why it was refused"
+                                            : "has said nothing");
+          close();
+      }) {}
+
+void Session::start(Charge charge) {
+    charge_ = std::move(charge);
+    recv_.start(socket_.get());
+    if (peer_.pidfd) {
+        death_.start(peer_.pidfd.get(), POLLIN);
+    }
+    timer_.start(kSilenceNs);
+}
+
+sys::UniqueFd Session::duplicate_pidfd() const {
+    if (!peer_.pidfd) {
+        return sys::UniqueFd();
+    }
+    return sys::UniqueFd(::fcntl(peer_.pidfd.get(), F_DUPFD_CLOEXEC, 3));
+}
+
+std::string Session::describe() const {
+    return client_ != nullptr ? client_->describe()
+                              : fmt::format("connection of pid {} (uid {})", peer_.pid, peer_.uid);
+}
+
+void Session::serve(Client& client) {
+    IPCBUS_ASSERT(state_ == State::awaiting_hello);
+    state_ = State::active;
+    client_ = &client;
+    client.session = this;
+    timer_.stop();
+}
+
+// ------------------------------------------------------------------------------------- frames in
+
+void Session::received(std::span<const std::byte> bytes) {
+    if (state_ == State::closing || state_ == State::closed) {
+        return;
+    }
+    reader_.add(bytes);
+    FrameHeader header;
+    std::span<const std::byte> fields;
+    while (state_ == State::awaiting_hello || state_ == State::active) {
+        switch (reader_.next(header, fields)) {
+            case FrameReader::Status::need_more: return;
+            case FrameReader::Status::malformed:
+                fail(0, sys::fail(EPROTO, reader_.why()));
+                return;
+            case FrameReader::Status::frame: dispatch(header, fields); break;
+        }
+    }
+}
+
+template <class Frame>
+bool Session::decoded(const FrameHeader& header, std::span<const std::byte> fields,
+                      Frame& ret_frame) {
+    if (!protocol::decode(fields, ret_frame)) {
+        fail(header.request, malformed(header, "malformed: too short, too long, or a string or "
+                                               "list beyond its bound"));
+        return false;
+    }
+    return true;
+}
+
+void Session::dispatch(const FrameHeader& header, std::span<const std::byte> fields) {
+    if (header.request == 0 && wants_answer(header.type)) {
+        fail(0, malformed(header, "a request needs a number"));
+        return;
+    }
+    if (state_ == State::active) {
+        dispatch_active(header, fields);
+        return;
+    }
+    if (header.type == FrameType::hello) {
+        protocol::Hello hello;
+        if (decoded(header, fields, hello)) {
+            bus_.hello(*this, header.request, hello);
+        }
+    } else if (header.type == FrameType::resume) {
+        protocol::Resume resume;
+        if (decoded(header, fields, resume)) {
+            bus_.resume(*this, header.request, resume);
+        }
+    } else {
+        fail(header.request, malformed(header, "the first frame must be HELLO or RESUME"));
+    }
+}
+
+void Session::dispatch_active(const FrameHeader& header, std::span<const std::byte> fields) {
+    // Decodes, checks that it may come now, and hands over.
+    const auto hand_over = [&]<class Frame>(Frame frame, bool needs_memory, auto handle) {
+        if (!decoded(header, fields, frame)) {
+            return;
+        }
+        if (needs_memory && !client_->memory.pages()) {
+            fail(header.request, malformed(header, "MAPPED, for the client's own pages, must come "
+                                                   "before it"));
+            return;
+        }
+        handle(frame);
+    };
+    Client& client = *client_;
+    const std::uint64_t request = header.request;
+    switch (header.type) {
+        case FrameType::advertise:
+            hand_over(protocol::Advertise{}, true,
+                      [&](const auto& frame) { bus_.advertise(client, request, frame); });
+            return;
+        case FrameType::mapped:
+            hand_over(protocol::Mapped{}, false,
+                      [&](const auto& frame) { bus_.mapped(client, frame.publication); });
+            return;
+        case FrameType::unadvertise:
+            hand_over(protocol::Unadvertise{}, true, [&](const auto& frame) {
+                bus_.unadvertise(client, request, frame.publication);
+            });
+            return;
+        case FrameType::subscribe:
+            hand_over(protocol::Subscribe{}, true,
+                      [&](const auto& frame) { bus_.subscribe(client, request, frame); });
+            return;
+        case FrameType::unsubscribe:
+            hand_over(protocol::Unsubscribe{}, true, [&](const auto& frame) {
+                bus_.unsubscribe(client, request, frame.subscription);
+            });
+            return;
+        case FrameType::detached:
+            hand_over(protocol::Detached{}, true,
+                      [&](const auto& frame) { bus_.detached(client, frame.attachment); });
+            return;
+        case FrameType::taken:
+            hand_over(protocol::Taken{}, true,
+                      [&](const auto& frame) { bus_.taken(client, frame); });
+            return;
+        case FrameType::received:
+            hand_over(protocol::Received{}, false, [&](const auto& frame) {
+                if (outbox_.received(frame.fds)) {
+                    touch();
+                } else {
+                    fail(request, malformed(header, "more descriptors than were sent"));
+                }
+            });
+            return;
+        case FrameType::complain:
+            hand_over(protocol::Complain{}, true,
+                      [&](const auto& frame) { bus_.complain(client, frame); });
+            return;
+        default:
+            fail(request, malformed(header, "not allowed here"));
+            return;
+    }
+}
+
+// ------------------------------------------------------------------------------------ frames out
+
+void Session::refuse(std::uint64_t request, const sys::Error& error) {
+    log_debug("{}: refused: {}", describe(), error.what);
+    reply(error_frame(error), request);
+}
+
+void Session::fail(std::uint64_t request, const sys::Error& error) {
+    if (state_ == State::closing || state_ == State::closed) {
+        return;
+    }
+    log_warning("{}: {}, closing its connection", describe(), error.what);
+    // What is still to be sent goes out first: it may be the answers to good requests.
+    outbox_.add(error_frame(error), request);
+    state_ = State::closing;
+    bus_.client_gone(*this);
+    timer_.start(kSilenceNs);
+    touch();
+}
+
+void Session::touch() {
+    if (!touched_ && state_ != State::closed) {
+        touched_ = true;
+        bus_.pump_later(*this);
+    }
+}
+
+void Session::pump() {
+    touched_ = false;
+    if (state_ == State::closed) {
+        return;
+    }
+    if (state_ == State::active) {
+        bus_.tell(*client_, outbox_);
+        if (outbox_.bytes() > bus_.unread_bytes_max()) {
+            log_warning("{}: has not read {} of answers ({}), closing its connection", describe(),
+                        format_bytes(outbox_.bytes()), key::kUnreadReplyBytes);
+            close();
+            return;
+        }
+    }
+    if (send_.submitted()) {
+        return;
+    }
+    if (outbox_.empty()) {
+        if (state_ == State::closing) {
+            close();
+        }
+        return;
+    }
+    Outbox::Chunk chunk = outbox_.take();
+    send_.start(socket_.get(), std::move(chunk.bytes), std::move(chunk.fds));
+}
+
+void Session::sent(int error) {
+    outbox_.sent();
+    if (error != 0) {
+        // ETOOMANYREFS, ENOMEM: as good as a connection that broke. A hang-up (EPIPE) is told by
+        // the receive, once what came before it has been processed.
+        if (error != EPIPE && error != ECONNRESET) {
+            log_warning("{}: sending: {}, closing its connection", describe(),
+                        std::strerror(error));
+            close();
+        }
+        return;
+    }
+    if (state_ == State::active) {
+        client_->memory.announce_frames();
+    }
+    touch();
+}
+
+// --------------------------------------------------------------------------------------- its end
+
+/// The process has died. What it sent before is still in the socket: shut down, the socket gives
+/// that first, then the end, also if a forked child keeps the other end open.
+void Session::died() {
+    process_dead_ = true;
+    (void)::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void Session::close() {
+    if (state_ == State::closed) {
+        return;
+    }
+    bus_.client_gone(*this);
+    state_ = State::closed;
+    (void)::shutdown(socket_.get(), SHUT_RDWR);
+    bus_.session_closed(*this);
+}
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// One control connection: bytes in, frames out, and who is at the other end. Knows frames and the
+// order in which they may come; what they mean is the bus's business (bus.hpp). Ends with the
+// socket's hang-up or with the death of the process that connected, whatever comes first; what was
+// received before is processed first. Owned by the bus, the daemon's one thread.
+//
+//   awaiting_hello -> active -> closing -> closed
+//        \______________\_______/            closing: an ERROR is on its way out, nothing is read
+#pragma once
+
+#include "listener.hpp"
+#include "outbox.hpp"
+#include "protocol/frame_reader.hpp"
+#include "quota.hpp"
+
+#include <functional>
+
+namespace ipcbus::daemon {
+
+class Bus;
+class Client;
+
+class Session {
+public:
+    enum class State { awaiting_hello, active, closing, closed };
+
+    Session(Bus& bus, EventLoop& loop, sys::UniqueFd socket, PeerIdentity peer);
+
+    /// Begins to receive. A connection that says nothing for kSilenceNs is closed.
+    void start(Charge charge);
+
+    [[nodiscard]] State state() const { return state_; }
+    [[nodiscard]] Client* client() const { return client_; }
+    [[nodiscard]] uid_t uid() const { return peer_.uid; }
+    [[nodiscard]] pid_t pid() const { return peer_.pid; }
+    /// Known to be dead, by its pidfd.
+    [[nodiscard]] bool process_dead() const { return process_dead_; }
+    /// A descriptor of its own, to watch the process after the session; invalid if there is none.
+    [[nodiscard]] sys::UniqueFd duplicate_pidfd() const;
+    /// What the connection costs, for whoever goes on counting it.
+    [[nodiscard]] Charge take_charge() { return std::move(charge_); }
+    /// For the log.
+    [[nodiscard]] std::string describe() const;
+
+    /// awaiting_hello -> active, on behalf of that client.
+    void serve(Client& client);
+    /// The client has moved to another session, or is gone: this one goes on without it.
+    void leave_client() { client_ = nullptr; }
+
+    /// Sends, or keeps until the current send is done.
+    template <class Frame>
+    void reply(const Frame& frame, std::uint64_t request) {
+        if (state_ != State::closed && state_ != State::closing) {
+            outbox_.add(frame, request);
+            touch();
+        }
+    }
+    /// ERROR to a request; the session goes on.
+    void refuse(std::uint64_t request, const sys::Error& error);
+    /// ERROR, then the end. The client is gone when this returns.
+    void fail(std::uint64_t request, const sys::Error& error);
+    void close();
+
+    /// For state frames: the bus adds them in Bus::tell().
+    [[nodiscard]] Outbox& outbox() { return outbox_; }
+    /// Something is to be told or sent: pump() comes at the end of this turn.
+    void touch();
+    /// Starts the next send. Called by the bus.
+    void pump();
+    /// Once nothing of it is under way any more.
+    void on_closed(std::function<void()> closed) { scope_.close(std::move(closed)); }
+
+private:
+    static constexpr std::int64_t kSilenceNs = 10'000'000'000;
+
+    void received(std::span<const std::byte> bytes);
+    void dispatch(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void dispatch_active(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    template <class Frame>
+    bool decoded(const protocol::FrameHeader& header, std::span<const std::byte> fields,
+                 Frame& ret_frame);
+    void sent(int error);
+    void died();
+
+    Bus& bus_;
+    State state_ = State::awaiting_hello;
+    bool touched_ = false;
+    bool process_dead_ = false;
+    sys::UniqueFd socket_;
+    PeerIdentity peer_;
+    Client* client_ = nullptr;
+    Charge charge_;
+    protocol::FrameReader reader_;
+    Outbox outbox_;
+    OperationScope scope_;
+    RecvOperation recv_;
+    SendOperation send_;
+    PollOperation death_;
+    Timer timer_;
+};
+
+}  // namespace ipcbus::daemon

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control side of a client. See bus.hpp.
+#include "bus.hpp"
+
+#include "sys/address.hpp"
+
+#include <poll.h>
+#include <pthread.h>
+
+#include <chrono>
+
+namespace ipcbus::client {
+
+using protocol::FrameHeader;
+using protocol::FrameReader;
+using protocol::FrameType;
+using sys::fail;
+using sys::Result;
+
+namespace {
+
+constexpr i64 kAnswerTimeoutNs = 5'000'000'000;
+constexpr i64 kReconnectAnswerNs = 1'000'000'000;
+constexpr i64 kTryAgainNs = 100'000'000;
+
+/// The links of this process, so that a forked child can close their sockets: it would keep the
+/// parent's connections open, and is no client itself. Only pthread_atfork's handler and the
+/// opening and closing of connections touch it.
+struct OpenLinks {
+    std::mutex mutex;
+    std::set<Link*> links;
+};
+OpenLinks& open_links() {
+    static OpenLinks* const links = [] {
+        auto* made = new OpenLinks;  // never freed: atfork handlers cannot be taken back
+        (void)::pthread_atfork([] { open_links().mutex.lock(); },
+                               [] { open_links().mutex.unlock(); },
+                               [] {
+                                   for (Link* link : open_links().links) {
+                                       link->abandon();
+                                   }
+                                   open_links().links.clear();
+                                   open_links().mutex.unlock();
+                               });
+        return made;
+    }();
+    return *links;
+}
+void remember(Link* link) {
+    const std::lock_guard guard(open_links().mutex);
+    open_links().links.insert(link);
+}
+void forget_link(Link* link) {
+    const std::lock_guard guard(open_links().mutex);
+    open_links().links.erase(link);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Bus>> Bus::connect(const BusOptions& options) {
+    std::unique_ptr<Bus> bus(new Bus(options));
+    const std::string text =
+        options.address.empty() ? sys::default_address() : options.address;
+    bus->path_ = IPCBUS_TRY(sys::parse_address(text)).path;
+    bus->fork_ = IPCBUS_TRY(sys::WipeOnFork::create());
+    (void)open_links();
+    IPCBUS_TRY(bus->open_link(options.timeout_ns, kAnswerTimeoutNs));
+    return bus;
+}
+
+Bus::~Bus() { forget_link(link_.get()); }
+
+Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
+    Result<std::shared_ptr<Link>> opened = Link::open(
+        path_, options_.name, sys::Deadline::after(connect_timeout_ns), answer_timeout_ns);
+    if (!opened.ok()) {
+        return std::move(opened.error());
+    }
+    forget_link(link_.get());
+    link_ = std::move(opened).value();
+    remember(link_.get());
+    publications_.clear();
+    subscriptions_.clear();
+    attachments_.clear();
+    lost_.store(false, std::memory_order_release);
+    // release: link_ is there. Pairs with generation(), though link_ is read under the lock.
+    generation_.fetch_add(1, std::memory_order_release);
+    return {};
+}
+
+Bus::State Bus::state() {
+    hear();
+    if (!lost()) {
+        return State::connected;
+    }
+    if (!options_.reconnect) {
+        return State::closed;
+    }
+    return reconnect() ? State::connected : State::orphaned;
+}
+
+// ------------------------------------------------------------------------------------ frames
+
+void Bus::hear() {
+    Lock guard = lock();
+    if (reader_busy_ || lost()) {
+        return;  // the reader of the moment hands out what comes, and rings
+    }
+    (void)link_->read_available();
+    dispatch(guard);
+}
+
+bool Bus::wait_for_frames(Lock& guard, const std::shared_ptr<Link>& link, i64 timeout_ns) {
+    if (link_ != link || lost()) {
+        return false;
+    }
+    if (reader_busy_) {
+        if (timeout_ns < 0) {
+            read_.wait(guard);
+        } else {
+            (void)read_.wait_for(guard, std::chrono::nanoseconds(timeout_ns));
+        }
+        return link_ == link && !lost();
+    }
+    reader_busy_ = true;
+    guard.unlock();
+    pollfd wait{link->socket(), POLLIN, 0};
+    const int timeout_ms = timeout_ns < 0 ? -1 : static_cast<int>(timeout_ns / 1'000'000) + 1;
+    (void)::poll(&wait, 1, timeout_ms);
+    guard.lock();
+    reader_busy_ = false;
+    (void)link->read_available();
+    dispatch(guard);
+    read_.notify_all();
+    return link_ == link && !lost();
+}
+
+void Bus::dispatch(const Lock&) {
+    FrameHeader header;
+    std::span<const std::byte> fields;
+    for (;;) {
+        const FrameReader::Status status = link_->next(header, fields);
+        if (status == FrameReader::Status::need_more) {
+            break;
+        }
+        if (status == FrameReader::Status::malformed) {
+            link_->give_up("the daemon sent a malformed frame");
+            break;
+        }
+        dispatch_frame(header, fields);
+    }
+    link_->acknowledge_fds();
+    if (link_->hung_up()) {
+        note_hang_up();
+    }
+}
+
+void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> fields) {
+    const auto first_id = [&fields] {
+        protocol::FieldReader reader(fields);
+        u64 id = 0;
+        reader(id);
+        return id;
+    };
+    switch (header.type) {
+        case FrameType::peer: {
+            protocol::Peer frame;
+            if (protocol::decode(fields, frame) && frame.geometry.valid()) {
+                link_->add_peer(frame);
+            } else {
+                link_->give_up("the daemon sent a malformed PEER");
+            }
+            return;
+        }
+        case FrameType::peer_gone: link_->drop_peer(first_id()); return;
+        case FrameType::members: {
+            // Acknowledged here, for whatever handle it is: a writer that waits for the frame of
+            // one publication must not hold up those of another.
+            protocol::Members frame;
+            if (!protocol::decode(fields, frame)) {
+                link_->give_up("the daemon sent malformed MEMBERS");
+                return;
+            }
+            hand_over(publications_, frame.publication, header, fields);
+            link_->send(protocol::Taken{frame.publication, frame.number}, link_->next_request());
+            return;
+        }
+        case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;
+        case FrameType::ended: hand_over(attachments_, first_id(), header, fields); return;
+        case FrameType::stopping:
+            // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
+            // its successor from now on.
+            link_->give_up("the daemon is stopping");
+            return;
+        case FrameType::error:
+            if (header.request == 0) {
+                protocol::ErrorFrame frame;
+                session_error_ = protocol::decode(fields, frame) ? frame.text : "";
+                return;
+            }
+            [[fallthrough]];
+        default: answer(header, fields);
+    }
+}
+
+void Bus::hand_over(std::unordered_map<u64, FrameSink*>& sinks, u64 id, const FrameHeader& header,
+                    std::span<const std::byte> fields) {
+    const auto found = sinks.find(id);
+    if (found != sinks.end()) {
+        found->second->frame(*link_, header, fields);
+        found->second->wake();
+    } else if (header.type == FrameType::attached) {
+        // Of a subscription that is being given up: its descriptor is ours all the same.
+        const sys::UniqueFd unused = link_->take_fd();
+    }
+}
+
+void Bus::answer(const FrameHeader& header, std::span<const std::byte> fields) {
+    sys::UniqueFd fd =
+        header.type == FrameType::advertised ? link_->take_fd() : sys::UniqueFd();
+    const auto found = pending_.find(header.request);
+    if (found == pending_.end()) {
+        return;
+    }
+    Pending& pending = *found->second;
+    pending.done = true;
+    pending.answer.type = header.type;
+    pending.answer.fields.assign(fields.begin(), fields.end());
+    pending.answer.fd = std::move(fd);
+    if (pending.sink != nullptr && fields.size() >= sizeof(u64)) {
+        protocol::FieldReader reader(fields);
+        u64 id = 0;
+        reader(id);
+        if (header.type == FrameType::advertised) {
+            publications_[id] = pending.sink;
+        } else if (header.type == FrameType::subscribed) {
+            subscriptions_[id] = pending.sink;
+        }
+    }
+}
+
+Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, u64 number,
+                          Pending& pending) {
+    bool connected = true;
+    if (!reader_busy_) {
+        dispatch(guard);
+    }
+    while (!pending.done && connected) {
+        connected = wait_for_frames(guard, link, -1);
+    }
+    pending_.erase(number);
+    if (!pending.done) {
+        return fail(ESHUTDOWN, session_error_.empty() ? "the connection to the daemon is lost"
+                                                      : session_error_);
+    }
+    if (pending.answer.type == FrameType::error) {
+        protocol::ErrorFrame error;
+        if (!protocol::decode(std::span<const std::byte>(pending.answer.fields), error)) {
+            return fail(EPROTO, "the daemon's refusal is malformed");
+        }
+        return fail(static_cast<int>(error.code), error.text);
+    }
+    return std::move(pending.answer);
+}
+
+// -------------------------------------------------------------------------------- connection
+
+void Bus::note_hang_up() {
+    lost_.store(true, std::memory_order_release);
+    read_.notify_all();
+    // Those who sleep are told by their bounded look; those who are awake, by lost().
+    for (const auto* sinks : {&publications_, &subscriptions_}) {
+        for (const auto& [id, sink] : *sinks) {
+            sink->wake();
+        }
+    }
+}
+
+bool Bus::reconnect() {
+    if (!lost()) {
+        return true;
+    }
+    if (!options_.reconnect) {
+        return false;
+    }
+    Lock guard = lock();
+    if (!lost()) {
+        return true;
+    }
+    const i64 now_ns = sys::monotonic_ns();
+    if (now_ns < next_try_ns_ || reader_busy_) {
+        return false;
+    }
+    next_try_ns_ = now_ns + kTryAgainNs;
+    return open_link(0, kReconnectAnswerNs).ok();
+}
+
+Result<void> Bus::require_connection() {
+    hear();
+    if (!lost() || reconnect()) {
+        return {};
+    }
+    const Lock guard = lock();
+    const std::string why = session_error_.empty() ? link_->why() : session_error_;
+    return fail(ESHUTDOWN, "the connection to the daemon is lost: " + why);
+}
+
+// ----------------------------------------------------------------------------------- handles
+
+void Bus::forget(FrameSink* sink, const Lock&) {
+    for (auto* sinks : {&publications_, &subscriptions_, &attachments_}) {
+        std::erase_if(*sinks, [sink](const auto& entry) { return entry.second == sink; });
+    }
+}
+
+FrameSink* Bus::reader_of(u64 attachment, const Lock&) const {
+    const auto found = attachments_.find(attachment);
+    return found == attachments_.end() ? nullptr : found->second;
+}
+
+void Bus::adopt(const void* handle, std::function<void()> close) {
+    const std::lock_guard guard(handles_mutex_);
+    handles_.emplace(handle, std::move(close));
+}
+
+void Bus::disown(const void* handle) {
+    const std::lock_guard guard(handles_mutex_);
+    handles_.erase(handle);
+}
+
+void Bus::close_handles() {
+    for (;;) {
+        std::function<void()> close;
+        {
+            const std::lock_guard guard(handles_mutex_);
+            if (handles_.empty()) {
+                return;
+            }
+            close = handles_.begin()->second;
+            handles_.erase(handles_.begin());
+        }
+        close();
+    }
+}
+
+}  // namespace ipcbus::client

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bus: this process's client of one bus. Owns the Link to the daemon, sends requests, reads frames
+// and hands each to the publisher or subscriber that it concerns; makes the connection again when
+// it is lost. There is no thread of its own: whichever thread of the program is in the library
+// reads the socket, under the control lock, for all. The lock is never held while waiting for a
+// particular frame: one thread polls without it (the reader of the moment), the others wait to be
+// told. Any thread; handles have their own rules.
+#pragma once
+
+#include "link.hpp"
+#include "protocol/waiter.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <unordered_map>
+
+namespace ipcbus::client {
+
+class Publisher;
+class Subscriber;
+
+/// What the control side gives a handle from whichever thread read it. Implemented by publishers
+/// and subscribers; called under the control lock, on any thread: stores, and returns.
+class FrameSink {
+public:
+    /// The frame is about this handle. Takes from `link` the descriptors that belong to it.
+    virtual void frame(Link& link, const protocol::FrameHeader& header,
+                       std::span<const std::byte> fields) = 0;
+    /// The bell and asleep word of the handle's waiter, to be rung when something was stored.
+    virtual void wake() = 0;
+
+protected:
+    ~FrameSink() = default;
+};
+
+/// An answer: the frame of type welcome .. attached that came back, or the refusal.
+struct Answer {
+    protocol::FrameType type{};
+    std::vector<std::byte> fields;
+    sys::UniqueFd fd;
+};
+
+struct BusOptions {
+    std::string address;  ///< empty: the default
+    std::string name;
+    i64 timeout_ns = 0;
+    bool reconnect = true;
+};
+
+class Bus {
+public:
+    using Lock = std::unique_lock<std::mutex>;
+    enum class State { connected, orphaned, closed };
+
+    [[nodiscard]] static sys::Result<std::unique_ptr<Bus>> connect(const BusOptions& options);
+    ~Bus();
+    Bus(const Bus&) = delete;
+    Bus& operator=(const Bus&) = delete;
+
+    [[nodiscard]] bool in_child() const { return fork_.in_child(); }
+    [[nodiscard]] State state();
+    /// Grows by one with each new connection; 1 for the first. Handles compare it with their own.
+    [[nodiscard]] u64 generation() const {
+        // acquire: link() of that generation. Pairs with the store in reconnect().
+        return generation_.load(std::memory_order_acquire);
+    }
+    [[nodiscard]] bool lost() const { return lost_.load(std::memory_order_acquire); }
+
+    [[nodiscard]] Lock lock() { return Lock(mutex_); }
+    /// The present link. Under the lock.
+    [[nodiscard]] std::shared_ptr<Link> link(const Lock&) const { return link_; }
+
+    /// Sends a request on the present link and waits for its answer. `sink`, if given, is the
+    /// handle that ADVERTISED or SUBSCRIBED makes known before any later frame is handed out.
+    /// Errors: the daemon's refusal; ESHUTDOWN when the connection is lost.
+    template <class Frame>
+    [[nodiscard]] sys::Result<Answer> request(const Frame& frame, FrameSink* sink = nullptr) {
+        Lock guard = lock();
+        return answer_to(guard, frame.kType, sink,
+                         [&frame](Link& link, u64 number) { link.send(frame, number); });
+    }
+
+    /// Reads and hands out what is there, without waiting. Cheap when nothing is. Notices a
+    /// hang-up.
+    void hear();
+    /// Waits for frames (any), then hands them out; under the lock, which it gives up meanwhile.
+    /// False: the connection that was `link` is lost.
+    bool wait_for_frames(Lock& guard, const std::shared_ptr<Link>& link, i64 timeout_ns);
+
+    /// When the connection is lost: makes it again, at most ten times a second. True if there is a
+    /// connection now.
+    bool reconnect();
+    /// Same, but tells why not.
+    [[nodiscard]] sys::Result<void> require_connection();
+
+    // Who gets frames about what. Under the lock.
+    void forget(FrameSink* sink, const Lock&);
+    void route_attachment(u64 attachment, FrameSink* sink) { attachments_[attachment] = sink; }
+    void unroute_attachment(u64 attachment) { attachments_.erase(attachment); }
+    [[nodiscard]] FrameSink* reader_of(u64 attachment, const Lock&) const;
+
+    /// Handles made from this bus, closed with it.
+    void adopt(const void* handle, std::function<void()> close);
+    void disown(const void* handle);
+    void close_handles();
+
+private:
+    struct Pending {
+        bool done = false;
+        FrameSink* sink = nullptr;
+        Answer answer;
+    };
+
+    explicit Bus(BusOptions options) : options_(std::move(options)) {}
+    template <class Send>
+    sys::Result<Answer> answer_to(Lock& guard, protocol::FrameType type, FrameSink* sink,
+                                  Send&& send) {
+        (void)type;
+        const std::shared_ptr<Link> link = link_;
+        const u64 number = link->next_request();
+        Pending pending;
+        pending.sink = sink;
+        pending_.emplace(number, &pending);
+        send(*link, number);
+        return await(guard, link, number, pending);
+    }
+    sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, u64 number,
+                              Pending& pending);
+    void dispatch(const Lock&);
+    void dispatch_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void answer(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void hand_over(std::unordered_map<u64, FrameSink*>& sinks, u64 id,
+                   const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void note_hang_up();
+    sys::Result<void> open_link(i64 connect_timeout_ns, i64 answer_timeout_ns);
+
+    BusOptions options_;
+    std::string path_;
+    sys::WipeOnFork fork_;
+
+    std::mutex mutex_;
+    std::condition_variable read_;  ///< frames have been read, or the link was lost
+    bool reader_busy_ = false;      ///< a thread polls the socket without the lock
+    std::shared_ptr<Link> link_;
+    std::atomic<u64> generation_{0};
+    std::atomic<bool> lost_{false};
+    i64 next_try_ns_ = 0;
+
+    std::map<u64, Pending*> pending_;
+    std::unordered_map<u64, FrameSink*> publications_;
+    std::unordered_map<u64, FrameSink*> subscriptions_;
+    std::unordered_map<u64, FrameSink*> attachments_;
+    std::string session_error_;
+
+    std::mutex handles_mutex_;
+    std::map<const void*, std::function<void()>> handles_;
+};
+
+}  // namespace ipcbus::client

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// One connection to one daemon. See link.hpp.
+#include "link.hpp"
+
+#include "sys/address.hpp"
+#include "sys/fd_passing.hpp"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+
+namespace ipcbus::client {
+
+using protocol::FrameHeader;
+using protocol::FrameReader;
+using protocol::FrameType;
+using sys::fail;
+using sys::Result;
+
+namespace {
+
+template <class T>
+T* words_at(const sys::Mapping& page, u64 offset) {
+    return reinterpret_cast<T*>(page.data() + offset);
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------- PeerPages
+
+Result<void> PeerPages::map(int cursor_fd, int doorbell_fd) {
+    if (cursor_fd >= 0 && !cursor_.valid()) {
+        cursor_ = IPCBUS_TRY(sys::map_shared(cursor_fd, 0, protocol::cursor_bytes(geometry_),
+                                             sys::Access::read_only));
+    }
+    if (doorbell_fd >= 0 && !doorbell_.valid()) {
+        doorbell_ = IPCBUS_TRY(sys::map_shared(
+            doorbell_fd, 0, protocol::doorbell_bytes(geometry_), sys::Access::read_write));
+    }
+    return {};
+}
+
+const protocol::CursorSlot* PeerPages::slot(u32 slot) const {
+    return words_at<const protocol::CursorSlot>(cursor_, protocol::slot_offset(geometry_, slot));
+}
+const std::atomic<u32>* PeerPages::asleep() const {
+    return words_at<const std::atomic<u32>>(cursor_, protocol::asleep_offset(0));
+}
+protocol::DoorbellWaiter* PeerPages::waiters() const {
+    return words_at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(0));
+}
+protocol::DoorbellPublication* PeerPages::publication(u32 index) const {
+    return words_at<protocol::DoorbellPublication>(doorbell_,
+                                                   protocol::sleepers_offset(geometry_, index));
+}
+
+// --------------------------------------------------------------------------------------- Link
+
+Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::string& name,
+                                         const sys::Deadline& connect, i64 answer_timeout_ns) {
+    std::shared_ptr<Link> link(new Link);
+    const i64 left_ns = connect.never() ? -1 : connect.remaining_ns();
+    link->socket_ = IPCBUS_TRY(sys::connect_unix(path, left_ns));
+    IPCBUS_TRY(link->greet(name, answer_timeout_ns));
+    return link;
+}
+
+Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {
+    protocol::Hello hello;
+    hello.name = name;
+    send(hello, next_request());
+    const sys::Deadline deadline = sys::Deadline::after(answer_timeout_ns);
+    for (;;) {
+        const bool there = read_available();
+        FrameHeader header;
+        std::span<const std::byte> fields;
+        const FrameReader::Status status = next(header, fields);
+        if (status == FrameReader::Status::frame && header.type == FrameType::error) {
+            protocol::ErrorFrame error;
+            if (!protocol::decode(fields, error)) {
+                return fail(EPROTO, "the daemon's refusal is malformed");
+            }
+            return fail(static_cast<int>(error.code), error.text);
+        }
+        if (status == FrameReader::Status::frame) {
+            if (header.type != FrameType::welcome || !protocol::decode(fields, welcome_) ||
+                !welcome_.geometry.valid()) {
+                return fail(EPROTO, "the daemon does not answer as ipcbusd does");
+            }
+            return map_pages();
+        }
+        if (status == FrameReader::Status::malformed || !there) {
+            return fail(there ? EPROTO : ECONNREFUSED,
+                        there ? "the daemon does not answer as ipcbusd does"
+                              : "the daemon closed the connection before it answered");
+        }
+        pollfd wait{socket_.get(), POLLIN, 0};
+        const i64 left_ns = deadline.remaining_ns();
+        if (left_ns == 0) {
+            return fail(ETIMEDOUT, "the daemon does not answer");
+        }
+        (void)::poll(&wait, 1, static_cast<int>(left_ns / 1'000'000) + 1);
+    }
+}
+
+Result<void> Link::map_pages() {
+    const protocol::Geometry& geometry = welcome_.geometry;
+    const sys::UniqueFd cursor = take_fd();
+    const sys::UniqueFd doorbell = take_fd();
+    const sys::UniqueFd mailbox = take_fd();
+    cursor_ = IPCBUS_TRY(sys::map_shared(cursor.get(), 0, protocol::cursor_bytes(geometry),
+                                         sys::Access::read_write));
+    doorbell_ = IPCBUS_TRY(sys::map_shared(
+        doorbell.get(), 0, protocol::doorbell_bytes(geometry), sys::Access::read_write));
+    mailbox_ = IPCBUS_TRY(sys::map_shared(mailbox.get(), 0, protocol::mailbox_bytes(geometry),
+                                          sys::Access::read_write));
+    waiters_.assign(geometry.waiters_max, false);
+    acknowledge_fds();
+    send(protocol::Mapped{}, next_request());
+    return {};
+}
+
+protocol::DoorbellWaiter& Link::waiter(u32 number) const {
+    return *words_at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(number));
+}
+std::atomic<u32>& Link::asleep(u32 number) const {
+    return *words_at<std::atomic<u32>>(cursor_, protocol::asleep_offset(number));
+}
+protocol::CursorSlot& Link::slot(u32 number) const {
+    return *words_at<protocol::CursorSlot>(cursor_,
+                                           protocol::slot_offset(welcome_.geometry, number));
+}
+protocol::DoorbellPublication& Link::publication(u32 index) const {
+    return *words_at<protocol::DoorbellPublication>(
+        doorbell_, protocol::sleepers_offset(welcome_.geometry, index));
+}
+protocol::MailboxPublication& Link::mailbox(u32 index) const {
+    return *words_at<protocol::MailboxPublication>(mailbox_, protocol::attention_offset(index));
+}
+const std::atomic<u64>& Link::frames() const {
+    return words_at<protocol::MailboxHeader>(mailbox_, 0)->frames;
+}
+
+Result<u32> Link::take_waiter() {
+    for (u32 number = 0; number < waiters_.size(); number++) {
+        if (!waiters_[number]) {
+            waiters_[number] = true;
+            auto& used = words_at<protocol::CursorHeader>(cursor_, 0)->waiters_used;
+            // relaxed: only this client stores it; the daemon needs it before it sees `asleep`
+            // odd, which is stored later, with release.
+            if (used.load(std::memory_order_relaxed) <= number) {
+                used.store(number + 1, std::memory_order_relaxed);
+            }
+            return number;
+        }
+    }
+    return fail(EMFILE, "no waiter is left for another subscription, set or publication (" +
+                            std::to_string(waiters_.size()) +
+                            " of limits.waiters_per_client in use)");
+}
+
+void Link::give_waiter(u32 number) {
+    IPCBUS_ASSERT(number < waiters_.size() && waiters_[number]);
+    waiters_[number] = false;
+}
+
+bool Link::read_available() {
+    std::array<std::byte, protocol::kFrameBytesMax> bytes;
+    std::vector<sys::UniqueFd> fds;
+    while (!hung_up_) {
+        Result<std::size_t> got = sys::receive_with_fds(socket_.get(), bytes, fds, true);
+        for (sys::UniqueFd& fd : fds) {
+            fds_.push_back(std::move(fd));
+        }
+        fds.clear();
+        if (!got.ok()) {
+            if (got.error().code == EINTR) {
+                continue;
+            }
+            if (got.error().code == EAGAIN || got.error().code == EWOULDBLOCK) {
+                return true;
+            }
+            give_up(got.error().what);
+        } else if (got.value() == 0) {
+            give_up("the daemon closed the connection");
+        } else {
+            frame_reader_.add(std::span(bytes).first(got.value()));
+            if (got.value() < bytes.size() && fds_.empty()) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+FrameReader::Status Link::next(FrameHeader& ret_header, std::span<const std::byte>& ret_fields) {
+    return frame_reader_.next(ret_header, ret_fields);
+}
+
+sys::UniqueFd Link::take_fd() {
+    if (fds_.empty()) {
+        return {};
+    }
+    sys::UniqueFd fd = std::move(fds_.front());
+    fds_.pop_front();
+    fds_taken_++;
+    return fd;
+}
+
+void Link::acknowledge_fds() {
+    if (fds_taken_ != 0) {
+        send(protocol::Received{fds_taken_}, next_request());
+        fds_taken_ = 0;
+    }
+}
+
+void Link::give_up(std::string why) {
+    if (!hung_up_) {
+        hung_up_ = true;
+        why_ = std::move(why);
+        // The daemon must see the end, too, when it was we who ended it.
+        (void)::shutdown(socket_.get(), SHUT_RDWR);
+    }
+}
+
+void Link::send_bytes() {
+    std::span<const std::byte> rest = out_;
+    while (!hung_up_ && !rest.empty()) {
+        Result<std::size_t> sent = sys::send_with_fds(socket_.get(), rest, {});
+        if (sent.ok()) {
+            rest = rest.subspan(sent.value());
+        } else if (sent.error().code == EAGAIN || sent.error().code == EWOULDBLOCK) {
+            pollfd wait{socket_.get(), POLLOUT, 0};
+            (void)::poll(&wait, 1, -1);
+        } else if (sent.error().code != EINTR) {
+            // What the daemon said before it closed is still there to be read.
+            (void)read_available();
+            give_up(sent.error().what);
+        }
+    }
+}
+
+std::shared_ptr<PeerPages> Link::peer(u64 client) const {
+    const auto found = peers_.find(client);
+    return found == peers_.end() ? nullptr : found->second;
+}
+
+void Link::add_peer(const protocol::Peer& frame) {
+    std::shared_ptr<PeerPages>& pages = peers_[frame.client];
+    if (pages == nullptr) {
+        pages = std::make_shared<PeerPages>(frame.geometry);
+    }
+    const sys::UniqueFd cursor =
+        (frame.pages & protocol::kPeerCursor) != 0 ? take_fd() : sys::UniqueFd();
+    const sys::UniqueFd doorbell =
+        (frame.pages & protocol::kPeerDoorbell) != 0 ? take_fd() : sys::UniqueFd();
+    if (const Result<void> mapped = pages->map(cursor.get(), doorbell.get()); !mapped.ok()) {
+        // Without its pages no attachment with that peer can work: each will say so.
+        peers_.erase(frame.client);
+    }
+}
+
+}  // namespace ipcbus::client

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// Link: one connection to one running daemon, and the memory that came with it: the client's own
+// pages and those of the peers it is attached to. Made by Bus, which guards everything here with
+// its control lock; only the words in the pages are touched without it, by the handles that own
+// them. When the daemon goes, the Link stays for as long as a handle has attachments from it: rings
+// go on without a daemon.
+#pragma once
+
+#include "protocol/frame_reader.hpp"
+#include "sys/clock.hpp"
+#include "sys/mapping.hpp"
+#include "sys/unique_fd.hpp"
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace ipcbus::client {
+
+using protocol::u16;
+using protocol::u32;
+using protocol::u64;
+using protocol::i64;
+
+/// Another client's pages (or our own, seen as a peer's). Shared by the attachments that use them;
+/// unmapped when the last one lets go.
+class PeerPages {
+public:
+    explicit PeerPages(const protocol::Geometry& geometry) : geometry_(geometry) {}
+
+    [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
+    /// Maps what the daemon sent; a page that is mapped already stays.
+    [[nodiscard]] sys::Result<void> map(int cursor_fd, int doorbell_fd);
+    [[nodiscard]] bool has_cursor() const { return cursor_.valid(); }
+    [[nodiscard]] bool has_doorbell() const { return doorbell_.valid(); }
+
+    /// Bounds have been checked by the caller: the numbers come from the daemon.
+    [[nodiscard]] const protocol::CursorSlot* slot(u32 slot) const;
+    [[nodiscard]] const std::atomic<u32>* asleep() const;
+    [[nodiscard]] protocol::DoorbellWaiter* waiters() const;
+    [[nodiscard]] protocol::DoorbellPublication* publication(u32 index) const;
+
+private:
+    protocol::Geometry geometry_;
+    sys::Mapping cursor_;
+    sys::Mapping doorbell_;
+};
+
+class Link {
+public:
+    /// Connects and says HELLO; on success the own pages are mapped and MAPPED is said.
+    /// `deadline` is for all of it.
+    [[nodiscard]] static sys::Result<std::shared_ptr<Link>> open(const std::string& path,
+                                                                 const std::string& name,
+                                                                 const sys::Deadline& connect,
+                                                                 i64 answer_timeout_ns);
+
+    [[nodiscard]] const protocol::Welcome& welcome() const { return welcome_; }
+    [[nodiscard]] int socket() const { return socket_.get(); }
+    /// After a fork, in the child: closes the socket, which is the parent's.
+    void abandon() { socket_.reset(); }
+
+    // The own pages. Numbers within the geometry.
+    [[nodiscard]] protocol::DoorbellWaiter& waiter(u32 number) const;
+    [[nodiscard]] std::atomic<u32>& asleep(u32 number) const;
+    [[nodiscard]] protocol::CursorSlot& slot(u32 number) const;
+    [[nodiscard]] protocol::DoorbellPublication& publication(u32 index) const;
+    [[nodiscard]] protocol::MailboxPublication& mailbox(u32 index) const;
+    /// Frames that the daemon has sent; a change means: read the socket.
+    [[nodiscard]] const std::atomic<u64>& frames() const;
+
+    /// A waiter number of our own choice, for a subscription, a set or a publisher. EMFILE: none
+    /// left, raise limits.waiters_per_client.
+    [[nodiscard]] sys::Result<u32> take_waiter();
+    void give_waiter(u32 number);
+
+    // Control. Under the control lock.
+    /// Reads what is there, without waiting. False: the daemon has hung up (or broke the protocol;
+    /// why() tells).
+    bool read_available();
+    /// The next whole frame that was read, with its descriptors taken by the caller.
+    protocol::FrameReader::Status next(protocol::FrameHeader& ret_header,
+                                       std::span<const std::byte>& ret_fields);
+    [[nodiscard]] sys::UniqueFd take_fd();
+    void give_up(std::string why);
+    [[nodiscard]] bool hung_up() const { return hung_up_; }
+    [[nodiscard]] const std::string& why() const { return why_; }
+
+    /// Sends a frame; waits while the socket is full. A failure is a hang-up.
+    template <class Frame>
+    void send(const Frame& frame, u64 request) {
+        out_.clear();
+        protocol::encode(out_, frame, request);
+        send_bytes();
+    }
+    [[nodiscard]] u64 next_request() { return ++last_request_; }
+    /// Says RECEIVED for the descriptors taken since the last time.
+    void acknowledge_fds();
+
+    [[nodiscard]] std::shared_ptr<PeerPages> peer(u64 client) const;
+    void add_peer(const protocol::Peer& frame);
+    void drop_peer(u64 client) { peers_.erase(client); }
+
+private:
+    Link() = default;
+    sys::Result<void> greet(const std::string& name, i64 answer_timeout_ns);
+    sys::Result<void> map_pages();
+    void send_bytes();
+
+    sys::UniqueFd socket_;
+    protocol::FrameReader frame_reader_;
+    std::deque<sys::UniqueFd> fds_;
+    std::vector<std::byte> out_;
+    u64 last_request_ = 0;
+    u32 fds_taken_ = 0;
+    bool hung_up_ = false;
+    std::string why_;
+
+    protocol::Welcome welcome_;
+    sys::Mapping cursor_;
+    sys::Mapping doorbell_;
+    sys::Mapping mailbox_;
+    std::vector<bool> waiters_;
+    std::map<u64, std::shared_ptr<PeerPages>> peers_;
+};
+
+}  // namespace ipcbus::client

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attachment: one subscription reading one publication, as the reader has it: its way through the
+// ring, its slot in the own cursor page (cursor, parked), and the writer's words that it may touch
+// (`sleepers`, and the bell of a blocked writer). Used by the thread of its waiter (waiter.hpp).
+//
+// THE CURSOR tells the writer up to where it may overwrite. It is stored every capacity/8, whenever
+// a receive finds the ring empty, and before any sleep: then a reader that has read everything can
+// never hold its writer, since record (a quarter) + batch + 16 <= capacity.
+//   [R6] store cursor, release: everything read before. Pairs with [W1].
+//   [C1] full fence.   [C2] load `wanted`: if previous cursor < wanted <= this one, ring the
+//        writer: its bell + 1, FUTEX_WAKE. Pairs with [B2] to [B4] in ring_publisher.hpp.
+// Without the fence: R stores its cursor (still in its store buffer) and finds wanted = 0; W stores
+// wanted and finds the old cursor; W sleeps although there is room, and nobody rings.
+#pragma once
+
+#include "protocol/ring_reader.hpp"
+#include "sys/futex.hpp"
+
+namespace ipcbus::protocol {
+
+class Source;
+
+/// Adds one to a bell and wakes whoever sleeps on it. Everybody: a hostile process may be waiting
+/// on the same word, and would take the wake-up that one sleeper needs.
+inline void ring_bell(std::atomic<u32>& bell) {
+    // release: what the sleeper is to find. Pairs with [S1] and [B1], which load it first.
+    bell.fetch_add(1, std::memory_order_release);
+    sys::futex_wake_all(bell);
+}
+
+class Attachment {
+public:
+    /// Where the attachment's words are. All of it outlives the attachment.
+    struct Words {
+        CursorSlot* slot = nullptr;                 ///< own
+        DoorbellPublication* publication = nullptr;  ///< the writer's
+        std::atomic<u32>* writer_bell = nullptr;     ///< of the writer's waiter
+        u32 bit = 0;                                 ///< slot number modulo kActivityBits
+    };
+
+    Attachment(const ReadableRing& ring, u64 start, u64 start_sequence, const Words& words)
+        : reader_(ring, start, start_sequence),
+          words_(words),
+          stored_(start),
+          batch_(ring.capacity / kCursorPart) {}
+
+    [[nodiscard]] RingReader& reader() { return reader_; }
+    [[nodiscard]] const RingReader& reader() const { return reader_; }
+    [[nodiscard]] u32 bit() const { return words_.bit; }
+    [[nodiscard]] bool parked() const { return (episode_ & 1) != 0; }
+
+    /// Never parked again: its writer rings pages that its reader does not sleep on any more (the
+    /// bus was restarted). Must not be parked now.
+    void set_polled() { polled_ = true; }
+    [[nodiscard]] bool polled() const { return polled_; }
+
+    /// The reader has moved: stores the cursor if a batch is full.
+    void moved() {
+        if (reader_.position() - stored_ >= batch_) {
+            store_cursor();
+        }
+    }
+    /// The ring was found empty, or the reader is about to sleep: stores the cursor if it moved.
+    void store_cursor() {
+        if (const u64 position = reader_.position(); position != stored_) {
+            store_cursor(position);
+        }
+    }
+
+    /// [S2] A new odd episode, with the waiter to wake. The caller goes on as waiter.hpp says.
+    void set_parked(u32 waiter) {
+        episode_++;
+        // relaxed: `sleepers` is stored after it with release [S4].
+        words_.slot->parked.store(parked_word(episode_, waiter), std::memory_order_relaxed);
+    }
+    /// [S4] Tells the writer that somebody may want to be rung.
+    void set_sleepers() {
+        // release: `parked` [S2] and `asleep` [S3]. Pairs with [P2] in reader_table.hpp.
+        words_.publication->sleepers.store(1, std::memory_order_release);
+    }
+    /// Polled from now on: an even episode.
+    void unpark() {
+        if (parked()) {
+            episode_++;
+            // release: no order needed for the wake-up; a writer that sees it late rings in vain.
+            words_.slot->parked.store(parked_word(episode_, 0), std::memory_order_release);
+        }
+    }
+
+    /// For statistics. relaxed: counters that only this thread writes, read by the daemon.
+    void count_received(u64 messages) { count(words_.slot->received, messages); }
+    void count_lost(u64 messages) { count(words_.slot->lost, messages); }
+
+    /// Zeroes the slot: before the daemon is told that it is free.
+    void clear_slot() {
+        // relaxed: the frame that tells the daemon is sent by a system call after it.
+        words_.slot->parked.store(0, std::memory_order_relaxed);
+        words_.slot->lost.store(0, std::memory_order_relaxed);
+        words_.slot->received.store(0, std::memory_order_relaxed);
+        words_.slot->cursor.store(0, std::memory_order_relaxed);
+    }
+
+private:
+    friend class Waiter;
+    friend class Source;
+
+    void store_cursor(u64 position) {
+        // A cursor of 0 would mean "not begun": at the wrap, one unit less is as good.
+        const u64 cursor = position == 0 ? position - kRecordAlignment : position;
+        // [R6] release: all reads below it are done. Pairs with [W1].
+        words_.slot->cursor.store(cursor, std::memory_order_release);
+        full_fence();  // [C1]
+        // [C2] relaxed: the fence orders it; the value is compared and nothing else.
+        const u64 wanted_untrusted =
+            reader_.ring().header->wanted.load(std::memory_order_relaxed);
+        if (wanted_untrusted != 0 && distance(wanted_untrusted, stored_) > 0 &&
+            distance(cursor, wanted_untrusted) >= 0) {
+            ring_bell(*words_.writer_bell);
+        }
+        stored_ = cursor;
+    }
+    static void count(std::atomic<u64>& word, u64 by) {
+        word.store(word.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    }
+
+    RingReader reader_;
+    Words words_;
+    u64 stored_;
+    u64 batch_;
+    u64 episode_ = 0;
+
+    // Kept by Source and Waiter.
+    Source* source_ = nullptr;
+    Attachment* same_bit_ = nullptr;  ///< next attachment of the waiter that shares the bit
+    u32 fruitless_looks_ = 0;
+    bool polled_ = false;
+};
+
+}  // namespace ipcbus::protocol

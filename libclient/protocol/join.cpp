@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's side of joining. The argument is in join.hpp.
+#include "protocol/join.hpp"
+
+namespace ipcbus::protocol {
+
+bool settle_start(const RingHeader& ring, const std::byte* data, u64 capacity,
+                  u64 record_bytes_max, const Start& first, Start& ret_start) {
+    // [J3] acquire: `newest` is loaded after it. Pairs with [W3] through the two full fences.
+    const u64 announced = ring.announced.load(std::memory_order_acquire);
+    // [J3] acquire: what stands at `newest` is loaded after it. Pairs with [W10].
+    const u64 newest = ring.newest.load(std::memory_order_acquire);
+    u64 position = first.position;
+    if (newest != 0) {
+        if (newest % kRecordAlignment != 0 || distance(announced, newest) < 0 ||
+            distance(newest, announced - capacity) < 0) {
+            return false;
+        }
+        const auto* header =
+            reinterpret_cast<const RecordHeader*>(data + (newest & (capacity - 1)));
+        // acquire: not needed for order here; the word was stored before `newest`, [W8].
+        const u64 word = header->word.load(std::memory_order_acquire);
+        const u64 bytes = record_bytes(word_topic_bytes(word), word_payload_bytes(word));
+        if ((word_flags(word) & kRecordPresent) == 0 || bytes > record_bytes_max) {
+            return false;
+        }
+        position = newest + bytes;
+    }
+    // [J4] A terminator, or by now a record: both tell the same sequence.
+    const auto* end = reinterpret_cast<const RecordHeader*>(data + (position & (capacity - 1)));
+    const u64 sequence = end->sequence.load(std::memory_order_acquire);
+    const u64 lowest = announced - capacity + raise_max(capacity, record_bytes_max);
+    if (distance(position, lowest) < 0 || distance(sequence, first.sequence) < 0) {
+        return false;
+    }
+    ret_start = Start{position, sequence};
+    return true;
+}
+
+}  // namespace ipcbus::protocol

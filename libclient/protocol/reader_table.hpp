@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ReaderTable: the attachments of one publication as its writer knows them: whose cursors hold it
+// back, and whom to wake. Used by the publisher's thread. What it reads in other processes' pages
+// (cursors, parked, asleep) is hostile input: bounded, and believed only where it harms its owner.
+//
+// A ROUND, after a record is visible ([W8]); waiter.hpp has the reader's side and the argument:
+//   [P1] full fence.   [P2] `sleepers` set, or a round due: exchange it for 0, acquire, before any
+//        `parked` is loaded.
+//   [P3] of each attachment: load parked. [P4] odd, and not the very value rung last: remember it.
+//        One ring an episode, or every publish to a stopped sleeper would be a system call.
+//   [P5] set its bit in the activity bitmap of the waiter that parked names
+//   [P6] then the bit of that word in summary   [P7] full fence
+//   [P8] that waiter's asleep is odd: bell + 1, FUTEX_WAKE.
+// A round is due after an attachment was taken in: its `sleepers` may have been exchanged away
+// before the writer knew whom to look for.
+//
+// THE SMALLEST CURSOR: [W1] acquire, of every reliable attachment; 0 counts as the start that came
+// with the attachment. A cursor that goes back, or beyond the writer, is not counted any more and
+// is reported once. One that stands still for the stall timeout while the writer waits for it is
+// demoted: the writer's own decision, which needs nobody's consent, for a reader finds out by
+// [R4] that it was overtaken.
+#pragma once
+
+#include "protocol/attachment.hpp"
+#include "protocol/wire.hpp"
+
+#include <vector>
+
+namespace ipcbus::protocol {
+
+/// One attachment of a publication. Pointers into the peer's pages, which outlive the entry.
+struct ReaderEntry {
+    u64 attachment = 0;
+    const CursorSlot* slot = nullptr;
+    const std::atomic<u32>* asleep = nullptr;  ///< of waiter 0; waiters_max of them
+    DoorbellWaiter* waiters = nullptr;         ///< waiter 0
+    u32 waiters_max = 0;
+    u32 bit = 0;
+    u64 start = 0;  ///< its cursor, until the slot holds one
+    bool reliable = false;
+};
+
+class ReaderTable {
+public:
+    /// An accusation for the daemon.
+    struct Fault {
+        u64 attachment = 0;
+        Complaint complaint{};
+    };
+
+    /// Takes an attachment in; a second time with the same id is ignored. A round is due.
+    void add(const ReaderEntry& entry);
+    void remove(u64 attachment);
+    [[nodiscard]] std::size_t size() const { return readers_.size(); }
+    [[nodiscard]] bool contains(u64 attachment) const;
+
+    /// [W1] The smallest cursor of the reliable attachments; `position` if there is none.
+    [[nodiscard]] u64 smallest_cursor(u64 position);
+    /// The attachments whose cursor is below `needed`. `visit(u64 attachment)`.
+    template <class Visit>
+    void holders(u64 needed, Visit&& visit) const {
+        for (const Reader& reader : readers_) {
+            if (reader.entry.reliable && distance(reader.cursor, needed) < 0) {
+                visit(reader.entry.attachment);
+            }
+        }
+    }
+
+    /// The writer has waited one more slice for `needed`: whoever has not moved for `slices_max`
+    /// slices in a row is demoted. True if somebody was.
+    bool stall(u64 needed, u32 slices_max);
+
+    /// [P2] to [P8], if somebody sleeps or a round is due; true if so. Call after [P1].
+    bool wake(DoorbellPublication& own) {
+        // relaxed: ordered by the fence [P1]; the exchange below is what acquires.
+        if (!round_due_ && own.sleepers.load(std::memory_order_relaxed) == 0) {
+            return false;
+        }
+        round(own);
+        return true;
+    }
+    [[nodiscard]] bool round_due() const { return round_due_; }
+
+    /// What is to be told to the daemon; the caller clears it.
+    [[nodiscard]] std::vector<Fault>& faults() { return faults_; }
+
+private:
+    struct Reader {
+        ReaderEntry entry;
+        u64 cursor = 0;        ///< last one believed
+        u64 rung = 0;          ///< parked, as it was when rung last
+        u64 slice_cursor = 0;  ///< cursor at the last slice
+        u32 slices = 0;        ///< slices that it has stood still
+    };
+
+    void round(DoorbellPublication& own);
+    void ring(Reader& reader);
+
+    std::vector<Reader> readers_;
+    std::vector<Fault> faults_;
+    bool round_due_ = false;
+};
+
+}  // namespace ipcbus::protocol

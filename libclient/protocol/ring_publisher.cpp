@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slow paths of a publish: raising `announced`, waiting for readers, taking membership in. The
+// protocol and its argument are in ring_publisher.hpp.
+#include "protocol/ring_publisher.hpp"
+
+#include <algorithm>
+
+namespace ipcbus::protocol {
+
+namespace {
+
+constexpr i64 kFirstWaitNs = 1'000'000;
+constexpr u32 kFruitlessWakesMax = 16;
+constexpr i64 kNapMaxNs = 64'000'000;
+
+}  // namespace
+
+bool RingPublisher::attention_changed() const {
+    // [W5] [B4] acquire: pairs with [J1]; the caller has fenced.
+    return words_.mailbox->attention.load(std::memory_order_acquire) != taken_;
+}
+
+/// [W1] to [W5].
+bool RingPublisher::raise(u64 bytes) {
+    const bool raised = writer_.raise(bytes, readers_.smallest_cursor(writer_.position()));
+    tell_faults();
+    if (raised && attention_changed()) {
+        // The room that was raised is the writer's: the margin in settle_start covers it. From the
+        // next raise on, the new readers' cursors count.
+        // relaxed: just loaded.
+        (void)control_.take_in(words_.mailbox->attention.load(std::memory_order_relaxed));
+    }
+    return raised;
+}
+
+RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
+    if (raise(bytes)) {
+        last_full_ns_ = 0;
+        return Status::ok;
+    }
+    (void)finish();  // what was committed before must be known before anything is waited for
+    if (raise(bytes)) {
+        last_full_ns_ = 0;
+        return Status::ok;
+    }
+    if (timeout_ns == 0) {
+        // The stall clock of a writer that does not wait begins with its first "full".
+        const i64 now_ns = sys::coarse_ns();
+        if (last_full_ns_ != 0) {
+            waited(bytes, now_ns - last_full_ns_);
+        }
+        last_full_ns_ = now_ns;
+        return raise(bytes) ? Status::ok : Status::full;
+    }
+    const Status status = block(bytes, sys::Deadline::after(timeout_ns));
+    // [B6] relaxed: a reader that still sees it rings once in vain.
+    writer_.header().wanted.store(0, std::memory_order_relaxed);
+    asleep_episode_ += asleep_episode_ & 1;
+    words_.asleep->store(asleep_episode_, std::memory_order_relaxed);
+    return status;
+}
+
+/// [B2]
+void RingPublisher::want(u64 needed) {
+    // 0 would mean "none": at the wrap, one unit more is reached as surely.
+    const u64 wanted = needed == 0 ? kRecordAlignment : needed;
+    // release: nothing depends on it but the fence that follows.
+    writer_.header().wanted.store(wanted, std::memory_order_release);
+    asleep_episode_ |= 1;
+    words_.asleep->store(asleep_episode_, std::memory_order_release);
+}
+
+RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadline) {
+    const u64 needed = writer_.cursor_needed(bytes);
+    const i64 slice_ns = std::max(stall_timeout_ns_ / kStallSlices, kFirstWaitNs);
+    i64 wait_ns = kFirstWaitNs;
+    for (;;) {
+        // [B1] acquire: before every look. Pairs with ring_bell.
+        const u32 bell = words_.bell->load(std::memory_order_acquire);
+        want(needed);
+        full_fence();  // [B3] pairs with [C1] and the daemon's fence before it looks at `asleep`
+        if (attention_changed()) {
+            (void)control_.take_in(words_.mailbox->attention.load(std::memory_order_relaxed));
+        }
+        (void)control_.look();
+        if (raise(bytes)) {
+            fruitless_wakes_ = 0;
+            return Status::ok;
+        }
+        if (waits_for_itself(bytes)) {
+            return Status::own_reader;
+        }
+        const i64 left_ns = deadline.remaining_ns();
+        if (left_ns == 0) {
+            return Status::timed_out;
+        }
+        const i64 this_ns = std::min({wait_ns, slice_ns, left_ns});
+        const i64 before_ns = sys::monotonic_ns();
+        const sys::FutexWait ended = sys::futex_wait(*words_.bell, bell, this_ns);  // [B5]
+        if (ended == sys::FutexWait::interrupted) {
+            return Status::interrupted;
+        }
+        if (ended == sys::FutexWait::timed_out) {
+            wait_ns = std::min(wait_ns * 4, slice_ns);
+        } else if (++fruitless_wakes_ > kFruitlessWakesMax) {
+            // Somebody rings and frees no room: nap, whatever is rung.
+            const std::atomic<u32> never{0};
+            const u32 doublings = std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6);
+            (void)sys::futex_wait(never, 0,
+                                  std::min({kFirstWaitNs << doublings, kNapMaxNs, left_ns}));
+        }
+        // At most what was asked for: a host that paused makes no reader look stalled.
+        waited(bytes, std::min(sys::monotonic_ns() - before_ns, this_ns));
+    }
+}
+
+/// The writer has been waiting for `ns` more: a full slice is a look at who does not move.
+void RingPublisher::waited(u64 bytes, i64 ns) {
+    const i64 slice_ns = std::max(stall_timeout_ns_ / kStallSlices, kFirstWaitNs);
+    waited_ns_ += std::min(ns, slice_ns);
+    if (waited_ns_ < slice_ns) {
+        return;
+    }
+    waited_ns_ = 0;
+    (void)readers_.smallest_cursor(writer_.position());  // recompute first: who moved is innocent
+    (void)readers_.stall(writer_.cursor_needed(bytes), kStallSlices);
+    tell_faults();
+}
+
+bool RingPublisher::waits_for_itself(u64 bytes) {
+    bool own = false;
+    readers_.holders(writer_.cursor_needed(bytes),
+                     [&](u64 attachment) { own = own || control_.is_own(attachment); });
+    return own;
+}
+
+void RingPublisher::finish_slow() {
+    for (;;) {
+        // [M1] acquire: as in finish().
+        const u64 attention = words_.mailbox->attention.load(std::memory_order_acquire);
+        if (attention != taken_ && control_.take_in(attention) == Control::Heard::hung_up) {
+            taken_ = attention;  // nobody is left who could tell more
+        }
+        if (!readers_.round_due()) {
+            return;
+        }
+        full_fence();  // [P1]
+        (void)readers_.wake(*words_.publication);
+    }
+}
+
+void RingPublisher::close() {
+    writer_.close();
+    full_fence();  // [P1]
+    (void)readers_.wake(*words_.publication);
+}
+
+void RingPublisher::tell_faults() {
+    for (const ReaderTable::Fault& fault : readers_.faults()) {
+        control_.complain(fault);
+    }
+    readers_.faults().clear();
+}
+
+}  // namespace ipcbus::protocol

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RingPublisher: all that a publish does in memory: room, record, wake-ups, membership, waiting for
+// slow readers. Owned by a publication (publisher.hpp), used by one thread at a time. Needs no
+// daemon: what must be told to it or heard from it goes through Control.
+//
+// A PUBLISH: room ([W0] to [W5]), record ([W6] to [W10]), then
+//   [P1] full fence; round if somebody sleeps or a round is due ([P2] to [P8]);
+//   [M1] look at attention, acquire: another number than the one taken in: take it in, waiting for
+//        the frame if need be, and begin again at the round, which is then due. A publish returns
+//        only when none is due: so no reader that was there is left asleep, and none that has
+//        joined is left unknown.
+// Many records may share one [P1]: but before the writer waits for anything, it is due.
+//
+// WHEN THE RING IS FULL
+//   [B1] v = own bell, acquire   [B2] wanted = the cursor needed; asleep = odd   [B3] full fence
+//   [B4] look at attention and at the socket: take in what changed; recompute [W1] [W2]
+//   [B5] still full: FUTEX_WAIT(v), a slice   [B6] wanted = 0 and asleep = even when it goes on.
+// A reader that frees room after [B4] has stored its cursor after our fence, so its load [C2] sees
+// `wanted` and it rings; the bell has moved since [B1]. A reader's death, or an attachment, is seen
+// by [B4] or rings, too: the daemon raises attention, sends, then rings who is asleep.
+//
+// WHAT WOULD BREAK IT: the bell read after [B4] (a ring in between is slept through); attention
+// looked at before the bell is read (a reader that dies in between is waited for); `wanted` stored
+// after the recompute (the reader that makes room in between finds nobody wanting).
+#pragma once
+
+#include "protocol/reader_table.hpp"
+#include "protocol/ring_writer.hpp"
+#include "sys/clock.hpp"
+
+namespace ipcbus::protocol {
+
+/// The way to the daemon, as a publish needs it.
+class Control {
+public:
+    enum class Heard { nothing, something, hung_up };
+
+    /// Brings the ReaderTable up to at least `number`, waiting for frames of the daemon if they are
+    /// not here yet. A hang-up ends the wait.
+    virtual Heard take_in(u64 number) = 0;
+    /// Blocked: looks at frames that wait, without waiting for any.
+    virtual Heard look() = 0;
+    /// Tells the daemon; must not wait.
+    virtual void complain(const ReaderTable::Fault& fault) = 0;
+    /// Whether that attachment is read by the calling thread: to wait for it would be for ever.
+    virtual bool is_own(u64 attachment) = 0;
+
+protected:
+    ~Control() = default;
+};
+
+class RingPublisher {
+public:
+    enum class Status { ok, full, timed_out, interrupted, own_reader };
+
+    struct Words {
+        const MailboxPublication* mailbox = nullptr;  ///< attention, readers
+        DoorbellPublication* publication = nullptr;   ///< sleepers
+        std::atomic<u32>* bell = nullptr;             ///< of the own waiter
+        std::atomic<u32>* asleep = nullptr;           ///< of the own waiter, in the cursor page
+    };
+
+    RingPublisher(const RingWriter& writer, const Words& words, i64 stall_timeout_ns,
+                  Control& control)
+        : writer_(writer), words_(words), stall_timeout_ns_(stall_timeout_ns), control_(control) {}
+
+    [[nodiscard]] RingWriter& writer() { return writer_; }
+    [[nodiscard]] const RingWriter& writer() const { return writer_; }
+    [[nodiscard]] ReaderTable& readers() { return readers_; }
+    [[nodiscard]] const Words& words() const { return words_; }
+
+    /// Makes room for a record of `bytes` (at most the declared largest). timeout_ns: 0 does not
+    /// wait (full), negative for ever. Records committed before are made known before it waits.
+    Status reserve(u64 bytes, i64 timeout_ns) {
+        return writer_.has_room(bytes) ? Status::ok : make_room(bytes, timeout_ns);
+    }
+    /// The next record, prepared in place after reserve(): visible from here on.
+    void commit(u16 topic_bytes, u32 payload_bytes) {
+        writer_.commit(topic_bytes, payload_bytes);
+    }
+    /// Ends a publish, or many: [P1] to [M1]. True if somebody may have slept.
+    bool finish() {
+        full_fence();  // [P1] pairs with [S5], [J2]
+        const bool slept = readers_.wake(*words_.publication);
+        // [M1] acquire: pairs with [J1].
+        if (words_.mailbox->attention.load(std::memory_order_acquire) != taken_ ||
+            readers_.round_due()) {
+            finish_slow();
+        }
+        return slept;
+    }
+    /// Closes the ring and wakes its readers. Nothing may be published afterwards.
+    void close();
+
+    /// The membership number up to which the table is up to date; set by whoever fills the table.
+    void set_taken(u64 number) { taken_ = number; }
+    [[nodiscard]] u64 taken() const { return taken_; }
+    /// Another daemon, other mailbox: see publisher.cpp. And tests.
+    void set_stall_timeout(i64 ns) { stall_timeout_ns_ = ns; }
+
+private:
+    /// A stall is this many slices without a move.
+    static constexpr u32 kStallSlices = 16;
+
+    Status make_room(u64 bytes, i64 timeout_ns);
+    Status block(u64 bytes, const sys::Deadline& deadline);
+    bool raise(u64 bytes);
+    bool attention_changed() const;
+    bool waits_for_itself(u64 bytes);
+    void waited(u64 bytes, i64 ns);
+    void want(u64 needed);
+    void finish_slow();
+    void tell_faults();
+
+    RingWriter writer_;
+    ReaderTable readers_;
+    Words words_;
+    u64 taken_ = 0;
+    i64 stall_timeout_ns_;
+    i64 waited_ns_ = 0;        ///< of the current slice
+    i64 last_full_ns_ = 0;     ///< when a publish that does not wait last found the ring full
+    u32 fruitless_wakes_ = 0;
+    u32 asleep_episode_ = 0;
+    Control& control_;
+};
+
+}  // namespace ipcbus::protocol

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A reader's way through a ring: what is not on its hot path. The protocol is in ring_reader.hpp.
+#include "protocol/ring_reader.hpp"
+
+namespace ipcbus::protocol {
+
+RingReader::Look RingReader::odd_word(u64 position, u64 word, bool sequence_fits) const {
+    if (!intact(position)) {
+        return Look::lapped;
+    }
+    constexpr u16 kEnd = kRecordPresent | kRecordClosed;
+    const bool end = word_flags(word) == kEnd && word_payload_bytes(word) == 0 &&
+                     word_topic_bytes(word) == 0;
+    return end && sequence_fits ? Look::closed : Look::corrupt;
+}
+
+RingReader::Resync RingReader::resync(u64& ret_lost) {
+    // [R7] acquire: the marks are loaded after it.
+    const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
+    const u64 gone = announced - ring_.capacity;
+    u64 oldest = 0;
+    for (const auto& word : ring_.header->marks) {
+        // [R7] acquire: the record that it names is there. Pairs with [W9].
+        const u64 mark_untrusted = word.load(std::memory_order_acquire);
+        const bool within = mark_untrusted % kRecordAlignment == 0 && mark_untrusted != 0 &&
+                            distance(mark_untrusted, gone) >= 0 &&
+                            distance(announced, mark_untrusted) > 0;
+        if (within && (oldest == 0 || distance(oldest, mark_untrusted) > 0)) {
+            oldest = mark_untrusted;
+        }
+    }
+    return oldest == 0 ? Resync::again : go_to(oldest, ret_lost);
+}
+
+RingReader::Resync RingReader::go_to_newest(u64& ret_passed) {
+    // [R8] acquire: the record that it names is there. Pairs with [W10].
+    const u64 newest_untrusted = ring_.header->newest.load(std::memory_order_acquire);
+    if (newest_untrusted == 0 || newest_untrusted % kRecordAlignment != 0) {
+        return newest_untrusted == 0 ? Resync::again : Resync::corrupt;
+    }
+    const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
+    if (distance(newest_untrusted, announced - ring_.capacity) < 0 ||
+        distance(announced, newest_untrusted) <= 0) {
+        return Resync::again;
+    }
+    return go_to(newest_untrusted, ret_passed);
+}
+
+/// `position` is within the ring, perhaps a boundary. Forward only.
+RingReader::Resync RingReader::go_to(u64 position, u64& ret_skipped) {
+    if (distance(position, position_) <= 0) {
+        return Resync::again;
+    }
+    const u64 sequence = header_at(position).sequence.load(std::memory_order_acquire);
+    if (!intact(position)) {
+        return Resync::again;
+    }
+    // Every record takes at least 16 bytes: a sequence that is further on than that is a lie, and
+    // so is one that goes back.
+    const i64 skipped = distance(sequence, expected_);
+    if (skipped < 0 || skipped > distance(position, position_) / i64{kRecordHeaderBytes}) {
+        return Resync::corrupt;
+    }
+    ret_skipped = static_cast<u64>(skipped);
+    position_ = position;
+    expected_ = sequence;
+    return Resync::done;
+}
+
+}  // namespace ipcbus::protocol

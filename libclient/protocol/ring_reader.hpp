@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RingReader: one reader's way through one ring, over a read-only mapping of memory that another
+// process writes: nothing in it is believed before it is bounded, and no value in it makes the
+// reader leave the mapping, loop for ever or wait for ever. Owned by one attachment, used by one
+// thread at a time. Works over any mirrored span: no daemon needed.
+//
+// ONE READ PATH for reliable, lossy and latest readers; a reliable reader differs only in that its
+// cursor holds the writer back (attachment.hpp), until the writer decides otherwise:
+//   [R1] load the word at the position, acquire. Pairs with [W8] in ring_writer.hpp.
+//   [R2] zero: empty, but only if [R4] finds that the position was not overtaken. A reader lapped
+//        in the middle of a zero-filled payload would otherwise sleep on it and never tell.
+//   [R3] bound length and topic; read or copy payload, topic, sequence.
+//   [R4] acquire fence; load announced: overtaken if announced - capacity > position. Once a batch
+//        is enough, against its FIRST record: if that was overtaken the whole batch is thrown away,
+//        for a torn length makes every later boundary unreliable. Pairs with [W3] [W4].
+//   [R5] position += record.   [R6] cursors: attachment.hpp.
+//
+// A LAPPED READER cannot walk backwards: it goes to a mark.
+//   [R7] load announced; of the marks (acquire) take the oldest that is not below announced -
+//        capacity; load the sequence there; acquire fence; load announced again: still intact?
+//   [R8] `latest` does the same with `newest`.
+// lost = the sequence there - the expected one: exact, and known at once.
+//
+// WHAT WOULD BREAK IT. The check before the copy instead of after it:
+//     R  announced - capacity <= position: fine          W  (stopped)
+//     R  (stopped)                                       W  raises announced, overwrites the record
+//     R  copies bytes of another record and accepts them
+#pragma once
+
+#include "protocol/fence.hpp"
+
+namespace ipcbus::protocol {
+
+/// A mirrored ring as its readers have it. capacity and record_bytes_max come from the daemon.
+struct ReadableRing {
+    const RingHeader* header = nullptr;
+    const std::byte* data = nullptr;
+    u64 capacity = 0;
+    u64 record_bytes_max = 0;
+};
+
+/// A record where it lies. Within the mapping, whatever its bytes say; true only if
+/// RingReader::intact() said so after they were read.
+struct Record {
+    u64 position = 0;
+    u64 next = 0;  ///< position behind it
+    u64 sequence = 0;
+    const std::byte* topic = nullptr;
+    const std::byte* payload = nullptr;
+    u32 payload_bytes = 0;
+    u16 topic_bytes = 0;
+};
+
+class RingReader {
+public:
+    enum class Look {
+        record,
+        empty,
+        closed,   ///< the writer has closed the ring here: nothing follows
+        lapped,   ///< overtaken: resync()
+        corrupt,  ///< not overtaken, and yet no record: the publisher breaks the protocol
+    };
+    enum class Resync { done, again, corrupt };
+
+    RingReader() = default;
+    RingReader(const ReadableRing& ring, u64 start, u64 start_sequence)
+        : ring_(ring), position_(start), expected_(start_sequence) {}
+
+    [[nodiscard]] u64 position() const { return position_; }
+    /// The sequence that the record at position() must have.
+    [[nodiscard]] u64 expected() const { return expected_; }
+    [[nodiscard]] const ReadableRing& ring() const { return ring_; }
+
+    /// [R1] to [R3] at position(): what is there. A record that it tells must still pass intact().
+    Look look(Record& ret_record) const {
+        return look_at(position_, expected_, ret_record);
+    }
+    /// The same for the record behind `before`, in a batch.
+    Look look_behind(const Record& before, Record& ret_record) const {
+        return look_at(before.next, before.sequence + 1, ret_record);
+    }
+
+    /// [R4] Whether nothing at or above `position` had been overwritten up to now.
+    [[nodiscard]] bool intact(u64 position) const {
+        acquire_fence();
+        // acquire: ThreadSanitizer's substitute for the fence; free on x86-64.
+        const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
+        return distance(announced - ring_.capacity, position) <= 0;
+    }
+
+    /// Whether there is anything to see at position(), a loss included. For the look before sleep.
+    [[nodiscard]] bool news() const {
+        // acquire: [R1], the caller reads the record next.
+        return header_at(position_).word.load(std::memory_order_acquire) != 0 ||
+               !intact(position_);
+    }
+
+    /// [R5] Goes behind `record`, which passed intact().
+    void advance(const Record& record) {
+        position_ = record.next;
+        expected_ = record.sequence + 1;
+    }
+
+    /// [R7] After `lapped`: goes to the oldest record that is still whole and tells how many were
+    /// lost. again: the writer was faster (try later). Bounded: one pass.
+    Resync resync(u64& ret_lost);
+    /// [R8] Goes to the newest record, if position() is behind it; tells how many were passed over.
+    /// again: nothing there, or the writer was faster.
+    Resync go_to_newest(u64& ret_passed);
+
+private:
+    Look look_at(u64 position, u64 expected, Record& ret_record) const {
+        const RecordHeader& header = header_at(position);
+        // [R1] acquire: everything of the record. Pairs with [W8].
+        const u64 word = header.word.load(std::memory_order_acquire);
+        if (word == 0) {
+            return intact(position) ? Look::empty : Look::lapped;
+        }
+        // relaxed: ordered by the word when it is a record's; checked by intact() when not.
+        const u64 sequence = header.sequence.load(std::memory_order_relaxed);
+        const u16 topic_bytes = word_topic_bytes(word);
+        const u32 payload_bytes = word_payload_bytes(word);
+        const u64 bytes = record_bytes(topic_bytes, payload_bytes);
+        const u16 flags = word_flags(word);
+        if (sequence != expected || flags != kRecordPresent || bytes > ring_.record_bytes_max) {
+            return odd_word(position, word, sequence == expected);
+        }
+        const std::byte* start = at(position) + kRecordHeaderBytes;
+        ret_record = Record{position,
+                            position + bytes,
+                            sequence,
+                            start,
+                            start + align_record(topic_bytes),
+                            payload_bytes,
+                            topic_bytes};
+        return Look::record;
+    }
+    [[nodiscard]] Look odd_word(u64 position, u64 word, bool sequence_fits) const;
+    Resync go_to(u64 position, u64& ret_skipped);
+
+    [[nodiscard]] const std::byte* at(u64 position) const {
+        return ring_.data + (position & (ring_.capacity - 1));
+    }
+    [[nodiscard]] const RecordHeader& header_at(u64 position) const {
+        return *reinterpret_cast<const RecordHeader*>(at(position));
+    }
+
+    ReadableRing ring_;
+    u64 position_ = 0;
+    u64 expected_ = 0;
+};
+
+}  // namespace ipcbus::protocol

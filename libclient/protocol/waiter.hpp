@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SLEEPING, the reader's side. A Waiter is what one thread sleeps on: a number in the client's
+// pages (bell, summary, activity bitmap, asleep word) and the Sources (one a subscription) whose
+// attachments it waits for. An attachment is ACTIVE, polled by its reader, or PARKED, when its
+// writer must say that there is news; to sleep is to park everything. So waiting for 10,000 rings
+// costs what the active ones cost. The writer's side is reader_table.hpp.
+//
+// Used by one thread at a time. Owned by a subscription or a set. Needs no daemon: what else may
+// end a sleep (frames, the socket) is asked through `elsewhere`.
+//
+// WORDS            written by                             order
+//   bell           whoever rings: +1                      release; loaded first, [S1], acquire
+//   summary,       writers: fetch_or, bit before summary  taken by exchange, summary before words,
+//   activity         [P5] [P6]                              before the rings are looked at [A1] [A2]
+//   parked         its reader alone                       relaxed [S2], published by [S4]
+//   asleep         its reader alone                       relaxed [S3], published by [S4]
+//   sleepers       readers: 1 [S4], release               its writer: exchange for 0 [P2], acquire
+//
+// TO SLEEP                                          THE WRITER, after a record (reader_table.hpp)
+//   [S1] v = bell                                     [P1] full fence
+//   [S2] parked = new odd episode, of each active     [P2] sleepers set: exchange for 0
+//   [S3] asleep = odd                                 [P3] of each attachment: load parked
+//   [S4] sleepers = 1, release, of each of them       [P4] odd, and not rung in this episode yet:
+//   [S5] full fence                                   [P5] activity bit   [P6] summary bit
+//   [S6] look at every ring just parked, to the       [P7] full fence
+//        last one; news: active again                 [P8] asleep odd: bell + 1, FUTEX_WAKE
+//   [S7] look at summary, and elsewhere
+//   [S8] nothing: FUTEX_WAIT(v)
+//   [S9] asleep = even
+//
+// Either the writer's [P2] sees our [S4], and then [P3] our [S2] (release, acquire), and it rings:
+// the bell has moved since [S1], so [S8] does not sleep. Or its [P2] came before our [S4]; then its
+// record came before its fence [P1], our look [S6] after ours [S5]: we see the record.
+//
+// WHAT WOULD BREAK IT:
+//   the bell read after the look    R looks: nothing | W publishes, rings | R reads the bell, sleeps
+//   one fence, but `sleepers` not   R parked (not yet visible), sleepers = 1 | W takes sleepers, sees
+//   last, on a weak machine         parked even, rings nobody | R looks: nothing, sleeps
+//   the look ends at the first      R parks A and B | both publish before they can see sleepers |
+//   ring with news                  R finds A's, leaves B parked: B never rings for that record
+//   one episode twice               W remembers the episode it rang: the second parking is not rung
+//   words taken before summary      W sets bit and summary | R takes the word, then clears summary:
+//                                   a bit set in between stands without summary
+// Waits are bounded all the same (1 ms, 4, 16 ... 10 s), and after each one every ring is looked
+// at: a hostile peer that swallows a wake-up costs milliseconds. After several fruitless wakes in a
+// row the waiter naps, whatever bell and summary say: a hostile ringer cannot burn its CPU.
+#pragma once
+
+#include "protocol/attachment.hpp"
+#include "sys/clock.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace ipcbus::protocol {
+
+class Waiter;
+
+/// The attachments of one subscription. Has a Waiter whenever it is read.
+class Source {
+public:
+    Source() = default;
+    Source(const Source&) = delete;
+    Source& operator=(const Source&) = delete;
+
+    /// The next attachment to look at, in turn; nullptr: none is active. Look at its ring, then
+    /// say fruitful() or fruitless().
+    [[nodiscard]] Attachment* turn() {
+        if (active_.empty()) {
+            return nullptr;
+        }
+        if (turn_ >= active_.size()) {
+            turn_ = 0;
+        }
+        return active_[turn_];
+    }
+    [[nodiscard]] std::size_t active_count() const { return active_.size(); }
+    [[nodiscard]] Waiter* waiter() const { return waiter_; }
+
+    /// A message (or a batch) was taken from it. One that is never empty does not starve the rest.
+    void fruitful(Attachment& attachment) {
+        attachment.fruitless_looks_ = 0;
+        if (++streak_ == kStreakMax) {
+            streak_ = 0;
+            turn_++;
+        }
+    }
+    /// Its ring was empty: the next in turn. Among several, one that is empty for long is parked.
+    void fruitless(Attachment& attachment);
+
+private:
+    friend class Waiter;
+    static constexpr u32 kStreakMax = 64;
+
+    std::vector<Attachment*> active_;
+    std::size_t turn_ = 0;
+    u32 streak_ = 0;
+    Waiter* waiter_ = nullptr;
+};
+
+/// What may end a sleep besides the rings: frames of the daemon, a hang-up.
+class Elsewhere {
+public:
+    /// Whether there is something to hear; looked at before each sleep and after each wake. May
+    /// make system calls.
+    virtual bool look() = 0;
+
+protected:
+    ~Elsewhere() = default;
+};
+
+class Waiter {
+public:
+    /// The words of waiter `number`: bell, summary and bitmap in the own doorbell page, `asleep` in
+    /// the own cursor page. They outlive the Waiter.
+    struct Words {
+        DoorbellWaiter* doorbell = nullptr;
+        std::atomic<u32>* asleep = nullptr;
+        u32 number = 0;
+    };
+    enum class Slept { news, timed_out, interrupted };
+
+    explicit Waiter(const Words& words) : words_(words) {}
+    Waiter(const Waiter&) = delete;
+    Waiter& operator=(const Waiter&) = delete;
+
+    void add(Source& source);
+    /// Its attachments become active (unparked), and are no longer waited for.
+    void remove(Source& source);
+    void attach(Source& source, Attachment& attachment);
+    void detach(Attachment& attachment);
+    /// Other pages (a new connection): everything becomes active; what is attached now is polled
+    /// from here on, for its writers ring the old pages.
+    void rebind(const Words& words);
+
+    /// Looks at the summary word: takes what was rung and makes those attachments active. One load
+    /// if nothing was.
+    void take_activity() {
+        // relaxed: a hint; take_summary exchanges it with acquire.
+        if (words_.doorbell->summary.load(std::memory_order_relaxed) != 0) {
+            take_summary();
+        }
+    }
+    /// Makes an attachment active, because something other than a bit says that it has news.
+    void activate(Attachment& attachment);
+    /// Makes every parked attachment active that has news.
+    void sweep();
+
+    /// [S1] to [S9], one wait of at most `timeout_ns` (>= 0), bounded further by what fruitless
+    /// sleeps before it allow. news: take_activity() and look at the active rings, and elsewhere.
+    Slept sleep(std::int64_t timeout_ns, Elsewhere& elsewhere);
+    /// A message was received: the next wait begins with short slices again.
+    void fruitful() {
+        slice_ns_ = kFirstSliceNs;
+        fruitless_wakes_ = 0;
+    }
+    /// The next sleep is no longer than this: something outside the rings is being waited for.
+    void limit_slice(std::int64_t ns) { slice_ns_ = std::min(slice_ns_, ns); }
+    /// Parks one ring and stays awake: [S2] [S4] [S5] and the look [S6].
+    void park(Attachment& attachment);
+
+    [[nodiscard]] u32 number() const { return words_.number; }
+    [[nodiscard]] bool has_active() const;
+    [[nodiscard]] const std::vector<Source*>& sources() const { return sources_; }
+    [[nodiscard]] u64 sleeps() const { return sleeps_; }
+
+private:
+    static constexpr std::int64_t kFirstSliceNs = 1'000'000;
+    static constexpr std::int64_t kLastSliceNs = 10'000'000'000;
+    static constexpr std::int64_t kPolledSliceNs = 4'000'000;
+    static constexpr u32 kFruitlessWakesMax = 16;
+    static constexpr std::int64_t kNapMaxNs = 64'000'000;
+
+    void take_summary();
+    bool look_again();
+    void set_asleep(bool asleep);
+    void woken();
+
+    Words words_;
+    std::vector<Source*> sources_;
+    std::vector<Attachment*> by_bit_;  ///< heads of lists linked by Attachment::same_bit_
+    std::int64_t slice_ns_ = kFirstSliceNs;
+    u32 fruitless_wakes_ = 0;
+    u64 sleeps_ = 0;
+    u32 asleep_episode_ = 0;
+};
+
+}  // namespace ipcbus::protocol

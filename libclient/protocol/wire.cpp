@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What of the control protocol is not a template: names, strings, frame headers. See wire.hpp.
+#include "protocol/wire.hpp"
+
+namespace ipcbus::protocol {
+
+const char* frame_name(FrameType type) {
+    switch (type) {
+        case FrameType::hello: return "HELLO";
+        case FrameType::resume: return "RESUME";
+        case FrameType::advertise: return "ADVERTISE";
+        case FrameType::mapped: return "MAPPED";
+        case FrameType::unadvertise: return "UNADVERTISE";
+        case FrameType::subscribe: return "SUBSCRIBE";
+        case FrameType::unsubscribe: return "UNSUBSCRIBE";
+        case FrameType::detached: return "DETACHED";
+        case FrameType::taken: return "TAKEN";
+        case FrameType::received: return "RECEIVED";
+        case FrameType::complain: return "COMPLAIN";
+        case FrameType::welcome: return "WELCOME";
+        case FrameType::error: return "ERROR";
+        case FrameType::done: return "DONE";
+        case FrameType::advertised: return "ADVERTISED";
+        case FrameType::subscribed: return "SUBSCRIBED";
+        case FrameType::peer: return "PEER";
+        case FrameType::peer_gone: return "PEER_GONE";
+        case FrameType::members: return "MEMBERS";
+        case FrameType::attached: return "ATTACHED";
+        case FrameType::ended: return "ENDED";
+        case FrameType::stopping: return "STOPPING";
+    }
+    return "unknown frame";
+}
+
+void FieldWriter::text(const std::string& value, std::size_t bytes_max) {
+    IPCBUS_ASSERT(value.size() <= bytes_max);
+    put(static_cast<u16>(value.size()));
+    const auto* bytes = reinterpret_cast<const std::byte*>(value.data());
+    out_.insert(out_.end(), bytes, bytes + value.size());
+}
+
+void FieldReader::text(std::string& ret_value, std::size_t bytes_max) {
+    u16 bytes = 0;
+    get(bytes);
+    if (!good_ || bytes > bytes_max || bytes > in_.size()) {
+        good_ = false;
+        return;
+    }
+    ret_value.assign(reinterpret_cast<const char*>(in_.data()), bytes);
+    in_ = in_.subspan(bytes);
+}
+
+std::size_t begin_frame(std::vector<std::byte>& out, FrameType type, u64 request) {
+    const std::size_t begin = out.size();
+    FieldWriter header(out);
+    header(u32{0}, static_cast<u16>(type), u16{0}, request);
+    return begin;
+}
+
+void end_frame(std::vector<std::byte>& out, std::size_t begin) {
+    const std::size_t bytes = out.size() - begin;
+    IPCBUS_ASSERT(bytes <= kFrameBytesMax);
+    for (std::size_t i = 0; i < sizeof(u32); i++) {
+        out[begin + i] = static_cast<std::byte>(bytes >> (8 * i));
+    }
+}
+
+}  // namespace ipcbus::protocol

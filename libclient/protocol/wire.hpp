@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// THE CONTROL PROTOCOL: every frame that a client and the daemon exchange, one struct each. The
+// same on Unix sockets and TCP; specified in ipcbus-protocol(7), pinned by tests/unit/wire_test.cpp.
+// Used by the daemon's one thread and, under the client's control lock, by the library. Encoding
+// and decoding are derived from one list of fields a frame (fields()), so they cannot disagree.
+//
+//   frame:  u32 bytes (of the whole frame) | u16 type | u16 flags (0) | u64 request | fields
+//
+// Little-endian, no padding. A string or list is its u16 count, then its bytes or items. `request`
+// is chosen by the client, is not 0, and comes back in the answer: the frame that says yes, or
+// ERROR. Frames that the daemon sends by itself have request 0. A frame that is too long, of an
+// unknown type, with flags, too short for its fields or with bytes left over is malformed: the
+// daemon answers with ERROR and ends that session; the library ends the connection.
+//
+// Descriptors ride, from the daemon to a client alone, with the first byte of the frame that names
+// them, in the order told there. The client answers with RECEIVED, so that never more than
+// kFdsUnacknowledgedMax are on the way.
+#pragma once
+
+#include "protocol/layout.hpp"
+#include "sys/assert.hpp"
+
+#include <array>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ipcbus::protocol {
+
+inline constexpr u16 kProtocolMajor = 1;  ///< another one is refused
+inline constexpr u16 kProtocolMinor = 0;  ///< grows when frames or features are added
+inline constexpr u64 kFeatures = 0;       ///< feature bits we offer; none yet
+inline constexpr std::size_t kFrameHeaderBytes = 16;
+
+using Id128 = std::array<u8, 16>;
+
+enum class FrameType : u16 {
+    // client to daemon
+    hello = 1,
+    resume = 2,
+    advertise = 3,
+    mapped = 4,
+    unadvertise = 5,
+    subscribe = 6,
+    unsubscribe = 7,
+    detached = 8,
+    taken = 9,
+    received = 10,
+    complain = 11,
+    // daemon to client
+    welcome = 64,
+    error = 65,
+    done = 66,
+    advertised = 67,
+    subscribed = 68,
+    peer = 69,
+    peer_gone = 70,
+    members = 71,
+    attached = 72,
+    ended = 73,
+    stopping = 74,
+};
+[[nodiscard]] const char* frame_name(FrameType type);
+
+struct FrameHeader {
+    u32 bytes = 0;
+    FrameType type{};
+    u64 request = 0;
+};
+
+// ------------------------------------------------------------------------- client to daemon
+
+/// First frame of a connection. Answer: WELCOME, or ERROR EPROTONOSUPPORT.
+struct Hello {
+    static constexpr FrameType kType = FrameType::hello;
+    u16 protocol_major = kProtocolMajor;
+    u16 protocol_minor = kProtocolMinor;
+    u32 layout_version = kLayoutVersion;
+    u64 features = kFeatures;
+    std::string name;  ///< at most kClientNameBytesMax, printable; may be empty
+    static void fields(auto& self, auto& v) {
+        v(self.protocol_major, self.protocol_minor, self.layout_version, self.features);
+        v.text(self.name, kClientNameBytesMax);
+    }
+};
+
+/// Instead of HELLO: this connection takes the place of an earlier one of the same client. Answer:
+/// WELCOME with `resumed` 1 (no descriptors), or ERROR ENOENT: unknown here, say HELLO.
+struct Resume {
+    static constexpr FrameType kType = FrameType::resume;
+    u16 protocol_major = kProtocolMajor;
+    u16 protocol_minor = kProtocolMinor;
+    u32 layout_version = kLayoutVersion;
+    u64 features = kFeatures;
+    u64 client = 0;
+    Id128 token{};
+    static void fields(auto& self, auto& v) {
+        v(self.protocol_major, self.protocol_minor, self.layout_version, self.features, self.client,
+          self.token);
+    }
+};
+
+/// Asks for a ring to publish `topic` (or, with wildcards, every topic under a filter). Answer:
+/// ADVERTISED.
+struct Advertise {
+    static constexpr FrameType kType = FrameType::advertise;
+    std::string topic;
+    u64 ring_bytes = 0;        ///< 0: the bus decides
+    u32 record_bytes_max = 0;  ///< largest record; 0: a quarter of the ring
+    u32 waiter = 0;            ///< the waiter that readers ring when the publisher is blocked
+    Id128 lineage{};           ///< names the publication across rings and daemons; random
+    u64 first_sequence = 0;    ///< the sequence of the first record in this ring
+    static void fields(auto& self, auto& v) {
+        v.text(self.topic, kTopicBytesMax);
+        v(self.ring_bytes, self.record_bytes_max, self.waiter, self.lineage, self.first_sequence);
+    }
+};
+
+/// The client has mapped what it must write: a publication's ring, or, with `publication` 0, its
+/// cursor page, doorbell and mailbox. From here on the daemon seals, and shows it to others. Not
+/// answered.
+struct Mapped {
+    static constexpr FrameType kType = FrameType::mapped;
+    u64 publication = 0;
+    static void fields(auto& self, auto& v) { v(self.publication); }
+};
+
+/// Ends a publication; the ring has been closed (record flag `closed`). Answer: DONE.
+struct Unadvertise {
+    static constexpr FrameType kType = FrameType::unadvertise;
+    u64 publication = 0;
+    static void fields(auto& self, auto& v) { v(self.publication); }
+};
+
+enum class ReaderMode : u8 { reliable = 0, lossy = 1, latest = 2 };
+
+/// Answer: SUBSCRIBED; ATTACHED frames follow, now and later. Once SUBSCRIBED is here, no later
+/// message is missed.
+struct Subscribe {
+    static constexpr FrameType kType = FrameType::subscribe;
+    std::string filter;
+    u8 mode = 0;  ///< ReaderMode
+    static void fields(auto& self, auto& v) {
+        v.text(self.filter, kTopicBytesMax);
+        v(self.mode);
+    }
+};
+
+/// The client has stopped reading and zeroed the slots of all its attachments. Answer: DONE; no
+/// frame about the subscription or its attachments comes after it.
+struct Unsubscribe {
+    static constexpr FrameType kType = FrameType::unsubscribe;
+    u64 subscription = 0;
+    static void fields(auto& self, auto& v) { v(self.subscription); }
+};
+
+/// The reader has let go of an attachment (after ENDED, or because its ring was closed and is
+/// drained): ring unmapped, slot zeroed. Not answered.
+struct Detached {
+    static constexpr FrameType kType = FrameType::detached;
+    u64 attachment = 0;
+    static void fields(auto& self, auto& v) { v(self.attachment); }
+};
+
+/// The writer has taken in its publication's membership up to `number`. Not answered.
+struct Taken {
+    static constexpr FrameType kType = FrameType::taken;
+    u64 publication = 0;
+    u64 number = 0;
+    static void fields(auto& self, auto& v) { v(self.publication, self.number); }
+};
+
+/// `fds` more descriptors have been received. Not answered.
+struct Received {
+    static constexpr FrameType kType = FrameType::received;
+    u32 fds = 0;
+    static void fields(auto& self, auto& v) { v(self.fds); }
+};
+
+enum class Complaint : u8 {
+    stalled = 1,     ///< its cursor stood still for stall_timeout: the writer counts it no more
+    bad_cursor = 2,  ///< its cursor is out of range: the writer counts it no more
+};
+
+/// A writer about one of its readers. Not answered; about an attachment that is gone: ignored.
+struct Complain {
+    static constexpr FrameType kType = FrameType::complain;
+    u64 publication = 0;
+    u64 attachment = 0;
+    u8 complaint = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.attachment, self.complaint);
+    }
+};
+
+// ------------------------------------------------------------------------- daemon to client
+
+/// Descriptors, unless resumed: cursor page, doorbell page, mailbox, all read-write.
+struct Welcome {
+    static constexpr FrameType kType = FrameType::welcome;
+    u16 protocol_major = kProtocolMajor;
+    u16 protocol_minor = kProtocolMinor;
+    u32 layout_version = kLayoutVersion;
+    u64 features = kFeatures;
+    Id128 bus{};
+    u64 client = 0;
+    Id128 token{};
+    Geometry geometry{};
+    u64 stall_timeout_ns = 0;
+    u8 resumed = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.protocol_major, self.protocol_minor, self.layout_version, self.features, self.bus,
+          self.client, self.token, self.geometry.waiters_max, self.geometry.publications_max,
+          self.geometry.attachments_max, self.stall_timeout_ns, self.resumed);
+    }
+};
+
+/// Refuses the request of that number; with request 0 the session ends (the text says why).
+struct ErrorFrame {
+    static constexpr FrameType kType = FrameType::error;
+    u32 code = 0;  ///< Linux errno, of the table in ipcbus(3)
+    std::string text;
+    static void fields(auto& self, auto& v) {
+        v(self.code);
+        v.text(self.text, kErrorTextBytesMax);
+    }
+};
+
+/// Yes, to a request that has no answer of its own.
+struct Done {
+    static constexpr FrameType kType = FrameType::done;
+    static void fields(auto&, auto&) {}
+};
+
+/// Descriptors: the ring, read-write. The ring is formatted (RingWriter::format).
+struct Advertised {
+    static constexpr FrameType kType = FrameType::advertised;
+    u64 publication = 0;
+    u32 index = 0;  ///< of its DoorbellPublication and MailboxPublication
+    u64 ring_bytes = 0;
+    u32 record_bytes_max = 0;
+    u64 start = 0;  ///< position of the first record
+    u64 first_sequence = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.index, self.ring_bytes, self.record_bytes_max, self.start,
+          self.first_sequence);
+    }
+};
+
+struct Subscribed {
+    static constexpr FrameType kType = FrameType::subscribed;
+    u64 subscription = 0;
+    u32 attachments = 0;  ///< publications that match at this moment; their ATTACHED follow
+    static void fields(auto& self, auto& v) { v(self.subscription, self.attachments); }
+};
+
+inline constexpr u8 kPeerCursor = 1;    ///< its cursor page, read-only
+inline constexpr u8 kPeerDoorbell = 2;  ///< its doorbell page, read-write
+
+/// Introduces another client's memory. May come twice for one peer, with what had not been sent
+/// yet. Descriptors, as `pages` says: cursor page, doorbell page.
+struct Peer {
+    static constexpr FrameType kType = FrameType::peer;
+    u64 client = 0;
+    Geometry geometry{};
+    u8 pages = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.client, self.geometry.waiters_max, self.geometry.publications_max,
+          self.geometry.attachments_max, self.pages);
+    }
+};
+
+/// Nothing of that peer is attached to anything of this client any more: unmap its pages.
+struct PeerGone {
+    static constexpr FrameType kType = FrameType::peer_gone;
+    u64 client = 0;
+    static void fields(auto& self, auto& v) { v(self.client); }
+};
+
+struct Member {
+    u64 attachment = 0;
+    u64 peer = 0;   ///< the reader's client
+    u32 slot = 0;   ///< in the reader's cursor page
+    u64 start = 0;  ///< its cursor until the slot holds one
+    u8 reliable = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.attachment, self.peer, self.slot, self.start, self.reliable);
+    }
+};
+
+/// To a writer: brings its membership up to `number`; may be empty. Answer: TAKEN.
+struct Members {
+    static constexpr FrameType kType = FrameType::members;
+    u64 publication = 0;
+    u64 number = 0;
+    std::vector<Member> attach;
+    std::vector<u64> detach;
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.number);
+        v.list(self.attach, kMembersPerFrameMax);
+        v.list(self.detach, kMembersPerFrameMax);
+    }
+};
+
+/// To a reader. Descriptors: the ring, read-only.
+struct Attached {
+    static constexpr FrameType kType = FrameType::attached;
+    u64 subscription = 0;
+    u64 attachment = 0;
+    u64 publication = 0;
+    u64 peer = 0;    ///< the writer's client
+    u32 index = 0;   ///< of the publication in the writer's doorbell page
+    u32 waiter = 0;  ///< the writer's waiter, for `wanted`
+    u32 slot = 0;    ///< in this client's cursor page
+    u64 ring_bytes = 0;
+    u32 record_bytes_max = 0;
+    u64 start = 0;           ///< position to begin at
+    u64 start_sequence = 0;  ///< sequence of the record that begins there
+    u8 mode = 0;             ///< ReaderMode as granted
+    Id128 lineage{};
+    u32 uid = 0;        ///< the publisher's, as the kernel told it
+    std::string topic;  ///< the publication's topic or filter
+    static void fields(auto& self, auto& v) {
+        v(self.subscription, self.attachment, self.publication, self.peer, self.index, self.waiter,
+          self.slot, self.ring_bytes, self.record_bytes_max, self.start, self.start_sequence,
+          self.mode, self.lineage, self.uid);
+        v.text(self.topic, kTopicBytesMax);
+    }
+};
+
+enum class EndReason : u8 {
+    publisher_gone = 1,  ///< ended or died: read what is there
+    detached = 2,        ///< the daemon took the attachment away: stop
+};
+
+/// To a reader: nothing more will be written. Answer, when drained: DETACHED.
+struct Ended {
+    static constexpr FrameType kType = FrameType::ended;
+    u64 attachment = 0;
+    u8 reason = 0;
+    static void fields(auto& self, auto& v) { v(self.attachment, self.reason); }
+};
+
+/// The daemon is about to end in good order; rings go on.
+struct Stopping {
+    static constexpr FrameType kType = FrameType::stopping;
+    static void fields(auto&, auto&) {}
+};
+
+// ------------------------------------------------------------------------ encode, decode
+
+/// Appends fields to a buffer, little-endian. Every string and list must be within its bound: the
+/// caller has checked it.
+class FieldWriter {
+public:
+    explicit FieldWriter(std::vector<std::byte>& out) : out_(out) {}
+
+    void operator()(const auto&... values) { (put(values), ...); }
+    void text(const std::string& value, std::size_t bytes_max);
+    template <class T>
+    void list(const std::vector<T>& values, std::size_t count_max) {
+        IPCBUS_ASSERT(values.size() <= count_max);
+        put(static_cast<u16>(values.size()));
+        for (const T& value : values) {
+            if constexpr (std::is_integral_v<T>) {
+                put(value);
+            } else {
+                T::fields(value, *this);
+            }
+        }
+    }
+
+private:
+    template <class T>
+        requires std::is_unsigned_v<T>
+    void put(T value) {
+        for (std::size_t i = 0; i < sizeof(T); i++) {
+            out_.push_back(static_cast<std::byte>(value >> (8 * i)));
+        }
+    }
+    void put(const Id128& value) {
+        for (u8 byte : value) {
+            out_.push_back(static_cast<std::byte>(byte));
+        }
+    }
+
+    std::vector<std::byte>& out_;
+};
+
+/// Takes fields from bytes that another process sent; remembers whether all were there and within
+/// their bounds.
+class FieldReader {
+public:
+    explicit FieldReader(std::span<const std::byte> in) : in_(in) {}
+
+    void operator()(auto&... values) { (get(values), ...); }
+    void text(std::string& ret_value, std::size_t bytes_max);
+    template <class T>
+    void list(std::vector<T>& ret_values, std::size_t count_max) {
+        u16 count = 0;
+        get(count);
+        if (count > count_max) {
+            good_ = false;
+        }
+        ret_values.clear();
+        for (std::size_t i = 0; good_ && i < count; i++) {
+            T value{};
+            if constexpr (std::is_integral_v<T>) {
+                get(value);
+            } else {
+                T::fields(value, *this);
+            }
+            ret_values.push_back(value);
+        }
+    }
+    /// True if every field was there and no byte is left over.
+    [[nodiscard]] bool complete() const { return good_ && in_.empty(); }
+
+private:
+    template <class T>
+        requires std::is_unsigned_v<T>
+    void get(T& ret_value) {
+        if (!good_ || in_.size() < sizeof(T)) {
+            good_ = false;
+            return;
+        }
+        T value = 0;
+        for (std::size_t i = 0; i < sizeof(T); i++) {
+            value = static_cast<T>(value | static_cast<T>(static_cast<T>(in_[i]) << (8 * i)));
+        }
+        ret_value = value;
+        in_ = in_.subspan(sizeof(T));
+    }
+    void get(Id128& ret_value) {
+        for (u8& byte : ret_value) {
+            get(byte);
+        }
+    }
+
+    std::span<const std::byte> in_;
+    bool good_ = true;
+};
+
+/// Appends header with a length to be filled in by end_frame; returns where the frame begins.
+std::size_t begin_frame(std::vector<std::byte>& out, FrameType type, u64 request);
+void end_frame(std::vector<std::byte>& out, std::size_t begin);
+
+/// Appends `frame` to `out`.
+template <class Frame>
+void encode(std::vector<std::byte>& out, const Frame& frame, u64 request) {
+    const std::size_t begin = begin_frame(out, Frame::kType, request);
+    FieldWriter writer(out);
+    Frame::fields(frame, writer);
+    end_frame(out, begin);
+}
+
+/// Decodes the fields of a frame (what follows its header). False: malformed; `ret_frame` is then
+/// half filled and must not be used.
+template <class Frame>
+[[nodiscard]] bool decode(std::span<const std::byte> fields, Frame& ret_frame) {
+    FieldReader reader(fields);
+    Frame::fields(ret_frame, reader);
+    return reader.complete();
+}
+
+}  // namespace ipcbus::protocol

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+// One publication of this client. See publisher.hpp.
+#include "publisher.hpp"
+
+#include "error_text.hpp"
+#include "protocol/topic.hpp"
+#include "subscriber.hpp"
+
+#include <sys/random.h>
+
+#include <algorithm>
+
+namespace ipcbus::client {
+
+using protocol::RingPublisher;
+using sys::fail;
+using sys::Result;
+
+namespace {
+
+/// A publisher that nobody stops for notices a lost daemon by looking at its socket: every so many
+/// publishes, and at once when readers were asleep or missing, which is when publishes are rare or
+/// nobody is there to be slowed down.
+constexpr u32 kPublishesPerLook = 64;
+constexpr i64 kLookNs = 100'000'000;
+
+}  // namespace
+
+Publisher::Publisher(Bus& bus, std::string topic, const PublisherOptions& options)
+    : bus_(bus),
+      topic_(std::move(topic)),
+      filter_(protocol::has_wildcards(topic_)),
+      options_(options) {}
+
+Result<std::unique_ptr<Publisher>> Publisher::create(Bus& bus, const std::string& topic,
+                                                     const PublisherOptions& options) {
+    if (const char* fault = protocol::filter_fault(topic); *fault != '\0') {
+        return fail(EINVAL, "the topic '" + topic + "' cannot be published: " + fault);
+    }
+    std::unique_ptr<Publisher> publisher(new Publisher(bus, topic, options));
+    if (::getrandom(publisher->lineage_.data(), publisher->lineage_.size(), 0) !=
+        static_cast<ssize_t>(publisher->lineage_.size())) {
+        return sys::fail_errno("getrandom");
+    }
+    IPCBUS_TRY(bus.require_connection());
+    IPCBUS_TRY(publisher->advertise());
+    return publisher;
+}
+
+/// Gets a ring from the present daemon. A ring that is there already is closed: its readers drain
+/// it and find its successor by its lineage.
+Result<void> Publisher::advertise() {
+    Home home;
+    const u64 generation = bus_.generation();
+    protocol::Advertise request;
+    {
+        const Bus::Lock guard = bus_.lock();
+        home.link = bus_.link(guard);
+        home.waiter = IPCBUS_TRY(home.link->take_waiter());
+        // Frames that the answer makes known to us are for the new ring.
+        inbox_.clear();
+    }
+    request.topic = topic_;
+    request.ring_bytes = options_.ring_bytes;
+    request.record_bytes_max = 0;
+    if (options_.message_bytes_max != 0) {
+        const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
+        const u64 record = protocol::record_bytes(topic_bytes, options_.message_bytes_max);
+        if (record > protocol::kRingBytesMax / protocol::kRecordPart) {
+            return fail(EMSGSIZE, "no ring can hold messages of " +
+                                      std::to_string(options_.message_bytes_max) + " bytes");
+        }
+        request.record_bytes_max = static_cast<u32>(record);
+    }
+    request.waiter = home.waiter;
+    request.lineage = lineage_;
+    request.first_sequence = ring_ == nullptr ? 1 : ring_->writer().sequence();
+
+    const auto give_waiter = [&] {
+        const Bus::Lock guard = bus_.lock();
+        home.link->give_waiter(home.waiter);
+    };
+    Result<Answer> answered = bus_.request(request, this);
+    if (!answered.ok()) {
+        give_waiter();
+        return std::move(answered.error());
+    }
+    protocol::Advertised advertised;
+    const Answer& answer = answered.value();
+    if (answer.type != protocol::FrameType::advertised ||
+        !protocol::decode(std::span<const std::byte>(answer.fields), advertised) ||
+        advertised.ring_bytes > protocol::kRingBytesMax ||
+        advertised.record_bytes_max > advertised.ring_bytes / protocol::kRecordPart ||
+        advertised.index >= home.link->welcome().geometry.publications_max) {
+        give_waiter();
+        return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
+    }
+    Result<sys::RingMapping> memory =
+        sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, advertised.ring_bytes,
+                      sys::Access::read_write);
+    if (!memory.ok()) {
+        (void)bus_.request(protocol::Unadvertise{advertised.publication});
+        give_waiter();
+        return std::move(memory.error());
+    }
+    home.memory = std::move(memory).value();
+    home.publication = advertised.publication;
+    home.index = advertised.index;
+
+    const protocol::WritableRing ring{
+        reinterpret_cast<protocol::RingHeader*>(home.memory.header()), home.memory.data(),
+        advertised.ring_bytes};
+    const RingPublisher::Words words{
+        &home.link->mailbox(home.index), &home.link->publication(home.index),
+        &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
+    protocol::Control& control = *this;
+    auto next = std::make_unique<RingPublisher>(
+        protocol::RingWriter(ring, advertised.start, advertised.first_sequence,
+                             advertised.record_bytes_max),
+        words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
+    if (ring_ != nullptr) {
+        ring_->close();
+    }
+    const Bus::Lock guard = bus_.lock();
+    ring_ = std::move(next);
+    peers_.clear();
+    home_ = std::move(home);
+    generation_ = generation;
+    home_.link->send(protocol::Mapped{home_.publication}, home_.link->next_request());
+    return {};
+}
+
+Publisher::~Publisher() {
+    if (bus_.in_child()) {
+        return;
+    }
+    if (claimed_) {
+        (void)abort();
+    }
+    if (ring_ != nullptr) {
+        ring_->close();
+    }
+    {
+        const Bus::Lock guard = bus_.lock();
+        bus_.forget(this, guard);
+    }
+    if (ring_ != nullptr && generation_ == bus_.generation() && !bus_.lost()) {
+        (void)bus_.request(protocol::Unadvertise{home_.publication});
+    }
+    if (home_.link != nullptr) {
+        const Bus::Lock guard = bus_.lock();
+        home_.link->give_waiter(home_.waiter);
+    }
+}
+
+// -------------------------------------------------------------------------------- membership
+
+void Publisher::frame(Link& link, const protocol::FrameHeader&,
+                      std::span<const std::byte> fields) {
+    Delivery delivery;
+    if (!protocol::decode(fields, delivery.members)) {
+        return;
+    }
+    for (const protocol::Member& member : delivery.members.attach) {
+        delivery.peers.push_back(link.peer(member.peer));
+    }
+    inbox_.push_back(std::move(delivery));
+}
+
+void Publisher::wake() {
+    if (home_.link == nullptr) {
+        return;
+    }
+    protocol::full_fence();
+    if ((home_.link->asleep(home_.waiter).load(std::memory_order_relaxed) & 1) != 0) {
+        protocol::ring_bell(home_.link->waiter(home_.waiter).bell);
+    }
+}
+
+/// Under the lock. MEMBERS of the present ring into its ReaderTable.
+protocol::Control::Heard Publisher::take_in(u64 number) {
+    Bus::Lock guard = bus_.lock();
+    for (;;) {
+        for (const Delivery& delivery : inbox_) {
+            for (const u64 attachment : delivery.members.detach) {
+                ring_->readers().remove(attachment);
+                peers_.erase(attachment);
+            }
+            for (std::size_t i = 0; i < delivery.peers.size(); i++) {
+                const protocol::Member& member = delivery.members.attach[i];
+                const std::shared_ptr<PeerPages>& pages = delivery.peers[i];
+                if (pages == nullptr || !pages->has_cursor() || !pages->has_doorbell() ||
+                    member.slot >= pages->geometry().attachments_max) {
+                    continue;  // its pages could not be mapped: it can be neither heard nor rung
+                }
+                ring_->readers().add(protocol::ReaderEntry{
+                    member.attachment, pages->slot(member.slot), pages->asleep(),
+                    pages->waiters(), pages->geometry().waiters_max,
+                    member.slot % protocol::kActivityBits, member.start, member.reliable != 0});
+                peers_[member.attachment] = pages;
+            }
+            ring_->set_taken(delivery.members.number);
+        }
+        inbox_.clear();
+        if (protocol::distance(ring_->taken(), number) >= 0) {
+            return Heard::something;
+        }
+        if (!bus_.wait_for_frames(guard, home_.link, -1) && inbox_.empty()) {
+            return Heard::hung_up;
+        }
+    }
+}
+
+protocol::Control::Heard Publisher::look() {
+    bus_.hear();
+    return bus_.lost() ? Heard::hung_up : Heard::something;
+}
+
+void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
+    const Bus::Lock guard = bus_.lock();
+    home_.link->send(protocol::Complain{home_.publication, fault.attachment,
+                                        static_cast<protocol::u8>(fault.complaint)},
+                     home_.link->next_request());
+}
+
+bool Publisher::is_own(u64 attachment) {
+    const Bus::Lock guard = bus_.lock();
+    const auto* subscriber = dynamic_cast<Subscriber*>(bus_.reader_of(attachment, guard));
+    return subscriber != nullptr && subscriber->used_by_this_thread();
+}
+
+// -------------------------------------------------------------------------------- publishing
+
+void Publisher::look_at_daemon() {
+    publishes_until_look_ = kPublishesPerLook;
+    const i64 now_ns = sys::coarse_ns();
+    if (now_ns - last_look_ns_ < kLookNs) {
+        return;
+    }
+    last_look_ns_ = now_ns;
+    bus_.hear();
+    if (bus_.lost()) {
+        (void)bus_.reconnect();
+    }
+    if (generation_ != bus_.generation() && !bus_.lost()) {
+        // A refusal (a quota, say) leaves us with the ring we have; the next look tries again.
+        (void)advertise();
+    }
+}
+
+/// What every publish begins with: the checks, and room for the record.
+int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic_bytes) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (claimed_) {
+        return failed(EBUSY, "a claim is open: commit or abort it first");
+    }
+    if (publishes_until_look_-- == 0) {
+        look_at_daemon();
+        if (bus_.lost() && bus_.state() == Bus::State::closed) {
+            return failed(ESHUTDOWN, "the connection to the daemon is lost");
+        }
+    }
+    std::size_t topic_bytes = 0;
+    if (filter_) {
+        if (!protocol::valid_topic(topic) || !protocol::topic_matches(topic_, topic)) {
+            return failed(EINVAL, "a message under '" + topic_ + "' must name a topic of it, not '" +
+                                      std::string(topic) + "'");
+        }
+        topic_bytes = topic.size();
+    } else if (!topic.empty() && topic != topic_) {
+        return failed(EINVAL, "this publication is of '" + topic_ + "' alone, not of '" +
+                                  std::string(topic) + "'");
+    }
+    if (bytes > protocol::kRingBytesMax ||
+        protocol::record_bytes(topic_bytes, bytes) > ring_->writer().record_bytes_limit()) {
+        return too_large(bytes, topic_bytes);
+    }
+    const RingPublisher::Status status =
+        ring_->reserve(protocol::record_bytes(topic_bytes, bytes), options_.max_block_ns);
+    if (status != RingPublisher::Status::ok) {
+        return refused(status);
+    }
+    if (filter_) {
+        std::memcpy(ring_->writer().topic(), topic.data(), topic_bytes);
+    }
+    *ret_topic_bytes = static_cast<u16>(topic_bytes);
+    return 0;
+}
+
+int Publisher::too_large(std::size_t bytes, std::size_t topic_bytes) const {
+    const u64 most = ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes -
+                     protocol::align_record(topic_bytes);
+    return failed(EMSGSIZE, "a message of " + std::to_string(bytes) + " bytes is larger than the " +
+                                std::to_string(most) + " that a ring of " +
+                                std::to_string(ring_->writer().capacity()) +
+                                " bytes takes: ask for a larger ring");
+}
+
+int Publisher::refused(RingPublisher::Status status) const {
+    switch (status) {
+        case RingPublisher::Status::full: return failed(EAGAIN, "the ring is full");
+        case RingPublisher::Status::timed_out:
+            return failed(ETIMEDOUT, "the ring stayed full: a reliable reader is slow");
+        case RingPublisher::Status::interrupted: return failed(EINTR, "interrupted by a signal");
+        case RingPublisher::Status::own_reader:
+            return failed(EDEADLK, "the ring is full and this thread is the one that reads it");
+        case RingPublisher::Status::ok: break;
+    }
+    return 0;
+}
+
+void Publisher::write(u16 topic_bytes, const void* data, std::size_t bytes) {
+    if (bytes != 0) {
+        std::memcpy(ring_->writer().payload(topic_bytes), data, bytes);
+    }
+    ring_->commit(topic_bytes, static_cast<u32>(bytes));
+}
+
+void Publisher::finish() {
+    const bool slept = ring_->finish();
+    if (slept || ring_->readers().size() == 0) {
+        publishes_until_look_ = 0;
+    }
+}
+
+int Publisher::publish(std::string_view topic, const void* data, std::size_t bytes) {
+    u16 topic_bytes = 0;
+    if (const int error = prepare(topic, bytes, &topic_bytes); error != 0) {
+        return error;
+    }
+    write(topic_bytes, data, bytes);
+    finish();
+    return 0;
+}
+
+i64 Publisher::publish_many(const ipcbus_buffer* messages, std::size_t count) {
+    std::size_t done = 0;
+    int error = 0;
+    for (; done < count; done++) {
+        u16 topic_bytes = 0;
+        error = prepare({}, messages[done].size, &topic_bytes);
+        if (error != 0) {
+            break;
+        }
+        write(topic_bytes, messages[done].data, messages[done].size);
+    }
+    if (done != 0) {
+        finish();
+        return static_cast<i64>(done);
+    }
+    return error;
+}
+
+int Publisher::claim(std::string_view topic, std::size_t bytes, void** ret_data) {
+    u16 topic_bytes = 0;
+    if (const int error = prepare(topic, bytes, &topic_bytes); error != 0) {
+        return error;
+    }
+    claimed_ = true;
+    claimed_bytes_ = bytes;
+    claimed_topic_bytes_ = topic_bytes;
+    *ret_data = ring_->writer().payload(topic_bytes);
+    return 0;
+}
+
+int Publisher::commit(std::size_t bytes) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (!claimed_) {
+        return failed(ENOENT, "nothing is claimed");
+    }
+    if (bytes > claimed_bytes_) {
+        return failed(EINVAL, "only " + std::to_string(claimed_bytes_) + " bytes were claimed, not " +
+                                  std::to_string(bytes));
+    }
+    claimed_ = false;
+    ring_->commit(claimed_topic_bytes_, static_cast<u32>(bytes));
+    finish();
+    return 0;
+}
+
+int Publisher::abort() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (!claimed_) {
+        return failed(ENOENT, "nothing is claimed");
+    }
+    // The header at the position is still {0, sequence}: nobody has seen anything.
+    claimed_ = false;
+    return 0;
+}
+
+u32 Publisher::subscriber_count() const {
+    // relaxed: a number for people and for a hint; membership is taken in by attention.
+    return ring_->words().mailbox->readers.load(std::memory_order_relaxed);
+}
+
+int Publisher::wait_subscribers(u32 count, i64 timeout_ns) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    const sys::Deadline deadline = sys::Deadline::after(timeout_ns);
+    for (;;) {
+        std::atomic<u32>& asleep = *ring_->words().asleep;
+        const u32 bell = ring_->words().bell->load(std::memory_order_acquire);  // [B1]
+        asleep.store(1, std::memory_order_release);
+        protocol::full_fence();  // pairs with the daemon's, before it looks at `asleep`
+        bus_.hear();
+        const bool there = subscriber_count() >= count;
+        const i64 left_ns = deadline.remaining_ns();
+        sys::FutexWait ended = sys::FutexWait::woken;
+        if (!there && left_ns != 0 && !bus_.lost()) {
+            ended = sys::futex_wait(*ring_->words().bell, bell,
+                                    std::min<i64>(left_ns, 1'000'000'000));
+        }
+        asleep.store(0, std::memory_order_release);
+        if (there) {
+            return 0;
+        }
+        if (bus_.lost()) {
+            look_at_daemon();
+            if (bus_.lost()) {
+                return failed(ESHUTDOWN, "the connection to the daemon is lost");
+            }
+        }
+        if (ended == sys::FutexWait::interrupted) {
+            return failed(EINTR, "interrupted by a signal");
+        }
+        if (left_ns == 0) {
+            return timeout_ns == 0 ? failed(EAGAIN, "fewer subscribers than asked for")
+                                   : failed(ETIMEDOUT, "fewer subscribers than asked for");
+        }
+    }
+}
+
+std::size_t Publisher::message_bytes_max() const {
+    return ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes -
+           (filter_ ? protocol::align_record(protocol::kTopicBytesMax) : 0);
+}
+
+}  // namespace ipcbus::client

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Waiting for several subscribers at once. See set.hpp.
+#include "set.hpp"
+
+namespace ipcbus::client {
+
+using sys::Result;
+
+Result<std::unique_ptr<Set>> Set::create(Bus& bus) {
+    std::unique_ptr<Set> set(new Set(bus));
+    IPCBUS_TRY(bus.require_connection());
+    IPCBUS_TRY(set->take_waiter());
+    return set;
+}
+
+Result<void> Set::take_waiter() {
+    const u64 generation = bus_.generation();
+    const Bus::Lock guard = bus_.lock();
+    link_ = bus_.link(guard);
+    const u32 number = IPCBUS_TRY(link_->take_waiter());
+    const protocol::Waiter::Words words{&link_->waiter(number), &link_->asleep(number), number};
+    if (waiter_ == nullptr) {
+        waiter_ = std::make_unique<protocol::Waiter>(words);
+    } else {
+        waiter_->rebind(words);
+    }
+    waiter_number_ = number;
+    generation_ = generation;
+    for (Subscriber* subscriber : subscribers_) {
+        subscriber->ring_at(*link_, number);
+    }
+    return {};
+}
+
+void Set::rebind() {
+    if (generation_ != bus_.generation()) {
+        // A refusal is tried again at the next look at the connection.
+        (void)take_waiter();
+    }
+}
+
+Set::~Set() {
+    if (bus_.in_child()) {
+        return;
+    }
+    while (!subscribers_.empty()) {
+        (void)remove(*subscribers_.back());
+    }
+    if (waiter_ != nullptr) {
+        const Bus::Lock guard = bus_.lock();
+        link_->give_waiter(waiter_number_);
+    }
+}
+
+int Set::add(Subscriber& subscriber) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (&subscriber.bus_ != &bus_) {
+        return failed(EINVAL, "the subscriber belongs to another connection");
+    }
+    if (subscriber.set_ != nullptr) {
+        return failed(EBUSY, "the subscriber is in a set already");
+    }
+    rebind();
+    subscriber.waiter_->remove(subscriber.source_);
+    waiter_->add(subscriber.source_);
+    const Bus::Lock guard = bus_.lock();
+    subscriber.set_ = this;
+    subscriber.ring_at(*link_, waiter_number_);
+    subscribers_.push_back(&subscriber);
+    return 0;
+}
+
+int Set::remove(Subscriber& subscriber) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (subscriber.set_ != this) {
+        return failed(ENOENT, "the subscriber is not in this set");
+    }
+    waiter_->remove(subscriber.source_);
+    subscriber.waiter_->add(subscriber.source_);
+    const Bus::Lock guard = bus_.lock();
+    subscriber.set_ = nullptr;
+    subscriber.ring_at(*subscriber.link_, subscriber.waiter_number_);
+    std::erase(subscribers_, &subscriber);
+    return 0;
+}
+
+bool Set::look() {
+    bool found = false;
+    for (Subscriber* subscriber : subscribers_) {
+        found = subscriber->look() || found;
+    }
+    return found;
+}
+
+int Set::try_wait(Subscriber** ret_subscriber) {
+    waiter_->take_activity();
+    for (std::size_t left = subscribers_.size(); left != 0; left--) {
+        turn_ = turn_ + 1 < subscribers_.size() ? turn_ + 1 : 0;
+        if (subscribers_[turn_]->ready()) {
+            *ret_subscriber = subscribers_[turn_];
+            return 0;
+        }
+    }
+    return -EAGAIN;
+}
+
+int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (subscribers_.empty()) {
+        return failed(ENOENT, "the set is empty");
+    }
+    for (Subscriber* subscriber : subscribers_) {
+        if (const int error = subscriber->begin_use(); error != 0) {
+            return error;
+        }
+    }
+    Subscriber* found = nullptr;
+    const int result =
+        wait_until(*waiter_, spin_, *this, timeout_ns, [&] { return try_wait(&found); });
+    if (result == 0) {
+        waiter_->fruitful();
+        *ret_subscriber = found;
+        return 0;
+    }
+    return waited(result);
+}
+
+}  // namespace ipcbus::client

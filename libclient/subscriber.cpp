@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+// Receiving: the way of a message from the rings to the caller. What the control side does for a
+// subscription is in subscription.cpp. See subscriber.hpp.
+#include "subscriber.hpp"
+
+#include "protocol/topic.hpp"
+
+#include <unistd.h>
+
+namespace ipcbus::client {
+
+using protocol::Record;
+using protocol::RingReader;
+
+namespace {
+
+/// Records of other topics that one look skips in a filter publication before others get a turn.
+constexpr int kSkipsMax = 64;
+/// Looks between two glances at the clock by a reader that never sleeps.
+constexpr u32 kLooksPerGlance = 4096;
+
+int this_thread() {
+    thread_local const int id = ::gettid();
+    return id;
+}
+
+}  // namespace
+
+bool Subscriber::used_by_this_thread() const {
+    // relaxed: only ever compared with the own id, which only the own thread stores.
+    return thread_.load(std::memory_order_relaxed) == this_thread();
+}
+
+int Subscriber::begin_use() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    // relaxed: see used_by_this_thread.
+    thread_.store(this_thread(), std::memory_order_relaxed);
+    if (loan_ != nullptr) {
+        return failed(EBUSY, "a loan is open: release it first");
+    }
+    if (++looks_ % kLooksPerGlance == 0) {
+        look_at_connection();
+    }
+    return 0;
+}
+
+// ---------------------------------------------------------------------------------- looking
+
+/// One look over what is active, in turn. 0: *ret_found is a record that is whole, as far as it was
+/// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells.
+int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
+    attend();
+    waiter().take_activity();
+    for (std::size_t left = source_.active_count(); left != 0; left--) {
+        auto* attached = static_cast<Attached*>(source_.turn());
+        if (attached == nullptr) {
+            break;
+        }
+        const int result = look_at(*attached, ret_found, ret_message);
+        if (result != -EAGAIN) {
+            return result;
+        }
+    }
+    return -EAGAIN;
+}
+
+int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
+    if (attached.lost_before_start != 0) {
+        return report_loss(attached, std::exchange(attached.lost_before_start, 0), ret_message);
+    }
+    RingReader& reader = attached.reader();
+    if (attached.latest) {
+        u64 passed = 0;
+        if (reader.go_to_newest(passed) == RingReader::Resync::done) {
+            lost_ += passed;
+            attached.count_lost(passed);
+        }
+    }
+    for (int skips = 0; skips < kSkipsMax; skips++) {
+        switch (reader.look(ret_found.record)) {
+            case RingReader::Look::record:
+                if (attached.filter && !accepts(attached, ret_found.record)) {
+                    if (!reader.intact(ret_found.record.position)) {
+                        return lapped(attached, ret_message);
+                    }
+                    reader.advance(ret_found.record);
+                    attached.moved();
+                    continue;
+                }
+                ret_found.attached = &attached;
+                return 0;
+            case RingReader::Look::lapped: return lapped(attached, ret_message);
+            case RingReader::Look::empty:
+                attached.store_cursor();
+                if (attached.ended) {
+                    let_go(attached);
+                } else {
+                    source_.fruitless(attached);
+                }
+                return -EAGAIN;
+            case RingReader::Look::closed:
+            case RingReader::Look::corrupt: let_go(attached); return -EAGAIN;
+        }
+    }
+    source_.fruitful(attached);
+    return -EAGAIN;
+}
+
+int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
+    u64 lost = 0;
+    switch (attached.reader().resync(lost)) {
+        case RingReader::Resync::done:
+            attached.moved();
+            return lost == 0 ? -EAGAIN : report_loss(attached, lost, ret_message);
+        case RingReader::Resync::again: source_.fruitless(attached); return -EAGAIN;
+        case RingReader::Resync::corrupt: break;
+    }
+    let_go(attached);
+    return -EAGAIN;
+}
+
+int Subscriber::report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message) {
+    lost_ += lost;
+    attached.count_lost(lost);
+    *ret_message = ipcbus_message{};
+    ret_message->topic = attached.topic.c_str();
+    ret_message->topic_size = attached.topic.size();
+    ret_message->sequence = attached.reader().expected();
+    ret_message->publication = attached.publication;
+    ret_message->lost = lost;
+    return failed(ESTALE, std::to_string(lost) + " messages of '" + attached.topic +
+                              "' were lost: the publisher has overtaken this subscriber");
+}
+
+/// Whether the record's topic is one that its publication may name and that was asked for; the
+/// topic is then in topic_. What it read may be torn: the caller looks at intact().
+bool Subscriber::accepts(const Attached& attached, const Record& record) {
+    if (record.topic_bytes > protocol::kTopicBytesMax) {
+        return false;
+    }
+    protocol::copy_untrusted(topic_, record.topic, record.topic_bytes);
+    topic_[record.topic_bytes] = '\0';
+    const std::string_view topic(topic_, record.topic_bytes);
+    return protocol::valid_topic(topic) && protocol::topic_matches(attached.topic, topic) &&
+           protocol::topic_matches(filter_, topic);
+}
+
+void Subscriber::describe(const Attached& attached, const Record& record,
+                          ipcbus_message* ret_message) {
+    *ret_message = ipcbus_message{record.payload,
+                                  record.payload_bytes,
+                                  attached.filter ? topic_ : attached.topic.c_str(),
+                                  attached.filter ? record.topic_bytes : attached.topic.size(),
+                                  record.sequence,
+                                  attached.publication,
+                                  0};
+}
+
+/// For a set: whether there is anything to receive or to report.
+bool Subscriber::ready() {
+    attend();
+    for (std::size_t left = source_.active_count(); left != 0; left--) {
+        auto* attached = static_cast<Attached*>(source_.turn());
+        if (attached == nullptr) {
+            break;
+        }
+        if (attached->lost_before_start != 0 || attached->reader().news()) {
+            return true;
+        }
+        attached->store_cursor();
+        if (attached->ended) {
+            let_go(*attached);
+        } else {
+            source_.fruitless(*attached);
+        }
+    }
+    return false;
+}
+
+// -------------------------------------------------------------------------------- receiving
+
+int Subscriber::try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
+    Found found;
+    if (const int result = find(found, ret_message); result != 0) {
+        return result;
+    }
+    Attached& attached = *found.attached;
+    RingReader& reader = attached.reader();
+    const bool fits = found.record.payload_bytes <= bytes;
+    if (fits && found.record.payload_bytes != 0) {
+        protocol::copy_untrusted(buffer, found.record.payload, found.record.payload_bytes);
+    }
+    if (!reader.intact(found.record.position)) {
+        return lapped(attached, ret_message);
+    }
+    describe(attached, found.record, ret_message);
+    ret_message->data = buffer;
+    if (!fits) {
+        return failed(EMSGSIZE, "the buffer is smaller than the message");
+    }
+    reader.advance(found.record);
+    attached.moved();
+    attached.count_received(1);
+    source_.fruitful(attached);
+    return 0;
+}
+
+int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
+                        ipcbus_message* ret_message) {
+    if (const int error = begin_use(); error != 0) {
+        return error;
+    }
+    ipcbus_message unwanted;
+    ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
+    const int result = wait_until(waiter(), spin_, *this, timeout_ns,
+                                  [&] { return try_receive(buffer, bytes, message); });
+    if (result == 0) {
+        waiter().fruitful();
+        return 0;
+    }
+    return waited(result);
+}
+
+i64 Subscriber::try_borrow(ipcbus_message* ret_messages, std::size_t count) {
+    Found found;
+    if (const int result = find(found, ret_messages); result != 0) {
+        return result;
+    }
+    Attached& attached = *found.attached;
+    const RingReader& reader = attached.reader();
+    Record last = found.record;
+    describe(attached, last, ret_messages);
+    std::size_t taken = 1;
+    // The whole batch stands in one piece of the ring: cursors are kept back until release, so it
+    // ends where a batch of cursors would.
+    const u64 batch_end = last.position + reader.ring().capacity / protocol::kCursorPart;
+    while (taken < count && protocol::distance(batch_end, last.next) > 0) {
+        Record next;
+        if (reader.look_behind(last, next) != RingReader::Look::record ||
+            (attached.filter && !accepts(attached, next))) {
+            break;
+        }
+        describe(attached, next, &ret_messages[taken]);
+        if (attached.filter) {
+            ret_messages[taken].topic = reinterpret_cast<const char*>(next.topic);
+        }
+        last = next;
+        taken++;
+    }
+    if (attached.filter && count > 1) {
+        ret_messages[0].topic = reinterpret_cast<const char*>(found.record.topic);
+    }
+    if (!reader.intact(found.record.position)) {
+        return lapped(attached, ret_messages);
+    }
+    loan_ = &attached;
+    loan_first_ = found.record;
+    loan_last_ = last;
+    loan_count_ = taken;
+    return static_cast<i64>(taken);
+}
+
+int Subscriber::borrow(i64 timeout_ns, ipcbus_message* ret_message) {
+    const i64 count = borrow_many(timeout_ns, ret_message, 1);
+    return count == 1 ? 0 : static_cast<int>(count);
+}
+
+i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::size_t count) {
+    if (const int error = begin_use(); error != 0) {
+        return error;
+    }
+    const int result = wait_until(waiter(), spin_, *this, timeout_ns, [&] {
+        return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
+    });
+    if (result == 1) {
+        waiter().fruitful();
+        return static_cast<i64>(loan_count_);
+    }
+    return waited(result);
+}
+
+int Subscriber::release() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (loan_ == nullptr) {
+        return failed(ENOENT, "nothing is borrowed");
+    }
+    Attached& attached = *std::exchange(loan_, nullptr);
+    if (!attached.reader().intact(loan_first_.position)) {
+        // Not advanced: the next look finds itself lapped, and counts these as lost, too.
+        return failed(ESTALE, "what was lent has been overwritten meanwhile");
+    }
+    attached.reader().advance(loan_last_);
+    attached.moved();
+    attached.count_received(loan_count_);
+    source_.fruitful(attached);
+    return 0;
+}
+
+}  // namespace ipcbus::client

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// See daemon_fixture.hpp.
+#include "daemon_fixture.hpp"
+
+#include <doctest/doctest.h>
+
+#include <signal.h>
+
+#include <cstdlib>
+
+namespace ipcbus::test {
+
+std::string daemon_program() {
+    if (const char* program = std::getenv("IPCBUS_TEST_DAEMON")) {
+        return program;
+    }
+#ifdef IPCBUS_TEST_DAEMON
+    return IPCBUS_TEST_DAEMON;
+#else
+    FAIL("IPCBUS_TEST_DAEMON does not say which ipcbusd to test");
+    return {};
+#endif
+}
+
+DaemonFixture::DaemonFixture(const std::string& config)
+    : socket_path_(directory_.file("bus.sock")) {
+    write_config(config);
+    process_ = ChildProcess::run({daemon_program(), "-c", directory_.file("ipcbusd.toml"),
+                                  "--listen", address()});
+    // It says so once the socket can be connected to.
+    log_read_ = process_.wait_for_output("listening on");
+    INFO(process_.output());
+    REQUIRE(log_read_ != std::string::npos);
+}
+
+DaemonFixture::~DaemonFixture() {
+    if (process_.running()) {
+        (void)::kill(process_.pid(), SIGTERM);
+        (void)::kill(process_.pid(), SIGINT);  // the second one: no test waits for a drain here
+    }
+    const std::optional<int> status = process_.wait();
+    const std::string& log = process_.output();
+    INFO(log);
+    CHECK(status.has_value());
+    CHECK(status.value_or(-1) == 0);
+    CHECK(log.find("assertion failed") == std::string::npos);
+}
+
+void DaemonFixture::write_config(const std::string& config) {
+    write_file(directory_.file("ipcbusd.toml"), config);
+}
+
+std::string DaemonFixture::reload() {
+    process_.signal(SIGHUP);
+    const std::size_t from = log_read_;
+    const std::size_t summary = process_.wait_for_output("SIGHUP: ", from);
+    REQUIRE(summary != std::string::npos);
+    log_read_ = process_.wait_for_output("\n", summary);
+    return process_.output().substr(from, log_read_ - from);
+}
+
+std::optional<int> DaemonFixture::stop() {
+    process_.signal(SIGTERM);
+    return process_.wait();
+}
+
+}  // namespace ipcbus::test

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// DaemonFixture: a private ipcbusd with a directory, socket and configuration of its own; ready when
+// the constructor returns, ended and checked by the destructor. The program is the one that
+// IPCBUS_TEST_DAEMON names. Owned by one test, one thread.
+#pragma once
+
+#include "child_process.hpp"
+#include "temp_dir.hpp"
+
+namespace ipcbus::test {
+
+class DaemonFixture {
+public:
+    /// `config`: TOML, may be empty.
+    explicit DaemonFixture(const std::string& config = "");
+    /// Ends it, if the test has not, and checks that it ended well.
+    ~DaemonFixture();
+
+    [[nodiscard]] const std::string& socket_path() const { return socket_path_; }
+    [[nodiscard]] std::string address() const { return "unix:" + socket_path_; }
+    [[nodiscard]] const TempDir& directory() const { return directory_; }
+    [[nodiscard]] ChildProcess& process() { return process_; }
+
+    /// For a reload: what the file says from now on.
+    void write_config(const std::string& config);
+    /// SIGHUP, and waits until the daemon says how it went. The log lines since.
+    std::string reload();
+    /// SIGTERM, and waits for its end. The exit code.
+    std::optional<int> stop();
+
+private:
+    TempDir directory_;
+    std::string socket_path_;
+    ChildProcess process_;
+    std::size_t log_read_ = 0;
+};
+
+/// The environment's, else the one this test was built with.
+[[nodiscard]] std::string daemon_program();
+
+}  // namespace ipcbus::test

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Common options and the connection; see connection.hpp. One thread.
+#include "connection.hpp"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace ipcbus::tools {
+
+using sys::Result;
+
+namespace {
+
+constexpr std::array kCommonSpecs = {
+    OptionSpec{kAddress, '\0', "address", true},
+    OptionSpec{kName, 'i', "name", true},
+    OptionSpec{kConnectTimeout, '\0', "connect-timeout", true},
+    OptionSpec{kNoReconnect, '\0', "no-reconnect", false},
+    OptionSpec{kQuiet, 'q', "quiet", false},
+    OptionSpec{kDebug, 'd', "debug", false},
+    OptionSpec{kHelp, 'h', "help", false},
+    OptionSpec{kVersion, 'V', "version", false},
+};
+
+}  // namespace
+
+std::vector<OptionSpec> with_common_options(std::span<const OptionSpec> own) {
+    std::vector<OptionSpec> specs(own.begin(), own.end());
+    specs.insert(specs.end(), kCommonSpecs.begin(), kCommonSpecs.end());
+    return specs;
+}
+
+Result<bool> take_common_option(const Option& option, CommonOptions& options) {
+    switch (option.id) {
+        case kAddress:
+            if (option.value.empty()) {
+                return sys::fail(EINVAL, "--address needs an address, like unix:/run/bus.sock");
+            }
+            options.address = option.value;
+            return true;
+        case kName: options.name = option.value; return true;
+        case kConnectTimeout:
+            options.connect_timeout_ns = IPCBUS_TRY(duration_option(option));
+            return true;
+        case kNoReconnect: options.reconnect = false; return true;
+        case kQuiet: options.quiet = true; return true;
+        case kDebug: options.debug = true; return true;
+        case kHelp: options.help = true; return true;
+        case kVersion: options.version = true; return true;
+        default: return false;
+    }
+}
+
+std::string_view common_help() {
+    return "Connection and more:\n"
+           "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or where it usually is\n"
+           "  -i, --name NAME            what the client calls itself\n"
+           "      --connect-timeout D    keep trying to connect for so long\n"
+           "      --no-reconnect         exit 3 when the connection is lost\n"
+           "  -q  no warnings   -d  tell what happens   -h  this help   -V  versions\n";
+}
+
+std::string version_text(std::string_view tool) {
+    const std::uint32_t protocol = ipcbus_protocol_version();
+    return std::string(tool) + " " IPCBUS_VERSION "\nlibrary " + ipcbus_version() +
+           " (compiled with " IPCBUS_VERSION "), protocol " + std::to_string(protocol >> 16) + "." +
+           std::to_string(protocol & 0xffff) + ", layout " +
+           std::to_string(ipcbus_layout_version()) + "\n";
+}
+
+std::string library_error(std::int64_t result) {
+    const char* text = ipcbus_last_error();
+    return *text != '\0' ? text : std::strerror(static_cast<int>(-result));
+}
+
+int connect_bus(std::string_view tool, const CommonOptions& options, BusPtr& ret_bus) {
+    ipcbus_connect_options connect_options = IPCBUS_INIT(connect_options);
+    const std::string name = options.name.empty() ? std::string(tool) : options.name;
+    connect_options.address = options.address.empty() ? nullptr : options.address.c_str();
+    connect_options.name = name.c_str();
+    connect_options.timeout_ns = options.connect_timeout_ns;
+    connect_options.flags = options.reconnect ? 0 : IPCBUS_NO_RECONNECT;
+    ipcbus_bus* bus = nullptr;
+    const int result = ipcbus_connect(&connect_options, &bus);
+    if (result == 0) {
+        ret_bus.reset(bus);
+        if (options.debug) {
+            report(tool, "connected as " + quoted(name));
+        }
+        return kExitDone;
+    }
+    report(tool, "cannot connect: " + library_error(result));
+    switch (result) {
+        case -EINVAL:
+        case -ENAMETOOLONG: return kExitUsage;
+        case -EACCES: return kExitDenied;
+        default: return kExitNoConnection;
+    }
+}
+
+int exit_code_for(std::int64_t result) {
+    switch (result) {
+        case -EACCES: return kExitDenied;
+        case -EINVAL:
+        case -ENAMETOOLONG: return kExitUsage;
+        case -ESHUTDOWN:
+        case -ECONNREFUSED: return kExitNoConnection;
+        case -ETIMEDOUT:
+        case -EAGAIN: return kExitTimedOut;
+        default: return kExitFailed;
+    }
+}
+
+int report_failure(std::string_view tool, std::string_view what, std::int64_t result) {
+    report(tool, "cannot " + std::string(what) + ": " + library_error(result));
+    return exit_code_for(result);
+}
+
+}  // namespace ipcbus::tools

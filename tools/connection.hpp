@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The options that every tool has (where the bus is, how much to say), the connection made from
+// them, and which exit code an error of libipcbus becomes. Used by a tool's one thread.
+#pragma once
+
+#include "cli.hpp"
+
+#include <ipcbus/ipcbus.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ipcbus::tools {
+
+enum CommonOptionId : int {
+    kAddress = 1,
+    kName,
+    kConnectTimeout,
+    kNoReconnect,
+    kQuiet,
+    kDebug,
+    kHelp,
+    kVersion,
+    kFirstOfTool,  // ids from here on are each tool's own
+};
+
+struct CommonOptions {
+    std::string address;  // empty: where libipcbus looks
+    std::string name;     // empty: the name of the tool
+    std::int64_t connect_timeout_ns = 0;
+    bool reconnect = true;
+    bool quiet = false;
+    bool debug = false;
+    bool help = false;
+    bool version = false;
+};
+
+/// `own` and the common options, for parse_arguments.
+[[nodiscard]] std::vector<OptionSpec> with_common_options(std::span<const OptionSpec> own);
+/// Takes one option in; true if it was a common one.
+[[nodiscard]] sys::Result<bool> take_common_option(const Option& option, CommonOptions& options);
+/// The lines of --help about them.
+[[nodiscard]] std::string_view common_help();
+/// What --version prints: the tool, then library (compiled with, running), protocol and layout.
+[[nodiscard]] std::string version_text(std::string_view tool);
+
+struct CloseBus {
+    void operator()(ipcbus_bus* bus) const { ipcbus_close(bus); }
+};
+struct Unadvertise {
+    void operator()(ipcbus_publisher* publisher) const { ipcbus_unadvertise(publisher); }
+};
+struct Unsubscribe {
+    void operator()(ipcbus_subscriber* subscriber) const { ipcbus_unsubscribe(subscriber); }
+};
+struct FreeSet {
+    void operator()(ipcbus_set* set) const { ipcbus_set_free(set); }
+};
+using BusPtr = std::unique_ptr<ipcbus_bus, CloseBus>;
+using PublisherPtr = std::unique_ptr<ipcbus_publisher, Unadvertise>;
+using SubscriberPtr = std::unique_ptr<ipcbus_subscriber, Unsubscribe>;
+using SetPtr = std::unique_ptr<ipcbus_set, FreeSet>;
+
+/// What libipcbus said last, or what the errno means where it said nothing.
+[[nodiscard]] std::string library_error(std::int64_t result);
+
+/// Connects; on failure reports it and leaves ret_bus empty. Returns an exit code.
+[[nodiscard]] int connect_bus(std::string_view tool, const CommonOptions& options, BusPtr& ret_bus);
+
+/// The exit code for what a call after connecting returned.
+[[nodiscard]] int exit_code_for(std::int64_t result);
+/// Reports "cannot WHAT: reason" and returns the exit code.
+[[nodiscard]] int report_failure(std::string_view tool, std::string_view what,
+                                 std::int64_t result);
+
+}  // namespace ipcbus::tools
