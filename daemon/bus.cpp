@@ -270,6 +270,7 @@ void Bus::linger(Client& client, Session& session) {
 
 void Bus::stop(std::function<void()> on_empty) {
     on_empty_ = std::move(on_empty);
+    stopping_ = true;
     std::vector<Session*> all;
     for (const auto& [session, owner] : sessions_) {
         all.push_back(session);
@@ -284,6 +285,10 @@ void Bus::stop(std::function<void()> on_empty) {
     loop_.defer([this] { nothing_left(); });
 }
 
+sys::Error Bus::stopping_error() {
+    return sys::fail(ESHUTDOWN, "the bus is stopping: nothing new is begun");
+}
+
 void Bus::nothing_left() {
     if (sessions_.empty() && on_empty_) {
         std::exchange(on_empty_, nullptr)();
@@ -292,6 +297,7 @@ void Bus::nothing_left() {
 
 void Bus::close() {
     on_empty_ = nullptr;
+    stopping_ = true;
     std::vector<Session*> all;
     for (const auto& [session, owner] : sessions_) {
         all.push_back(session);

@@ -35,7 +35,9 @@ public:
     /// Live keys hold at once, the others for what is made from now on.
     void set_config(const Config& config);
 
-    /// STOPPING to everybody; `on_empty` once the last connection has gone.
+    /// STOPPING to everybody; `on_empty` once the last connection has gone. From now on nobody is
+    /// told of anything else: clients hang up and go on without a daemon in the rings they have, so
+    /// a hang-up means no death, and membership stays what it was.
     void stop(std::function<void()> on_empty);
     /// Ends what is left, without waiting; the loop becomes idle.
     void close();
@@ -75,6 +77,7 @@ private:
     void welcome(Client& client, std::uint64_t request, bool resumed);
     void tell_again(Client& client, const Outbox& lost);
     void linger(Client& client, Session& session);
+    [[nodiscard]] static sys::Error stopping_error();
     void pump_all();
     void nothing_left();
 
@@ -124,6 +127,7 @@ private:
     OperationScope scope_;
     Timer stall_timer_;
     std::function<void()> on_empty_;
+    bool stopping_ = false;
 };
 
 }  // namespace ipcbus::daemon

@@ -24,6 +24,10 @@ constexpr std::int64_t kSuspensionFactor = 10;
 // ------------------------------------------------------------------------------------- SUBSCRIBE
 
 void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& frame) {
+    if (stopping_) {
+        client.session->refuse(request, stopping_error());
+        return;
+    }
     const std::string what = fmt::format("subscription '{}'", frame.filter);
     if (const char* fault = protocol::filter_fault(frame.filter); *fault != '\0') {
         client.session->refuse(
@@ -230,9 +234,12 @@ void Bus::detach_at_writer(Attachment& attachment) {
     const u32 index = publication.about().index;
     Client& writer = *find_client(publication.about().publisher);
     publication.membership.raise();
-    writer.memory.store_attention(index, publication.membership.number());
     publication.membership.detach(attachment);
-    writer.memory.store_readers(index, --publication.readers);
+    publication.readers--;
+    if (!stopping_) {
+        writer.memory.store_attention(index, publication.membership.number());
+        writer.memory.store_readers(index, publication.readers);
+    }
     if (attachment.writer_end == Attachment::Writer::gone) {
         writer.release_peer(attachment.reader);
     }

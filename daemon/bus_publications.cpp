@@ -43,6 +43,21 @@ sys::Result<u32> record_bytes_for(const protocol::Advertise& frame, const RingSi
     return static_cast<u32>(wanted);
 }
 
+/// The ring: as large as was asked for; else as the configuration says, and larger if the largest
+/// record needs it.
+sys::Result<RingSizing> ring_for(const Config& config, const protocol::Advertise& frame) {
+    const RingSizing usual = IPCBUS_TRY(config.ring_for(frame.topic, frame.ring_bytes));
+    const u64 record = protocol::align_record(frame.record_bytes_max);
+    if (frame.ring_bytes != 0 || record <= protocol::record_bytes_max(usual.bytes)) {
+        return usual;
+    }
+    u64 bytes = usual.bytes;
+    while (protocol::record_bytes_max(bytes) < record && bytes < protocol::kRingBytesMax) {
+        bytes *= 2;
+    }
+    return config.ring_for(frame.topic, bytes);
+}
+
 sys::Result<void> check_topic(const std::string& topic) {
     if (const char* fault = protocol::filter_fault(topic); *fault != '\0') {
         return sys::fail(EINVAL, fmt::format("'{}' is no topic: {}", topic, fault));
@@ -59,6 +74,10 @@ sys::Result<void> check_topic(const std::string& topic) {
 // ------------------------------------------------------------------------------------- ADVERTISE
 
 void Bus::advertise(Client& client, u64 request, const protocol::Advertise& frame) {
+    if (stopping_) {
+        client.session->refuse(request, stopping_error());
+        return;
+    }
     if (repeated(client, request, frame) != nullptr) {
         return;
     }
@@ -102,7 +121,7 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
                                              client.memory.geometry().waiters_max,
                                              key::kWaitersPerClient));
     }
-    const RingSizing ring = IPCBUS_TRY(config_.ring_for(frame.topic, frame.ring_bytes));
+    const RingSizing ring = IPCBUS_TRY(ring_for(config_, frame));
     const u32 record_bytes_max = IPCBUS_TRY(record_bytes_for(frame, ring));
     const std::string what = what_publication(frame.topic);
     Charge charge = IPCBUS_TRY(quota_.charge(

@@ -5,7 +5,7 @@
 
 #include "config_keys.hpp"
 
-#include "protocol/limits.hpp"
+#include "protocol/layout.hpp"
 #include "protocol/topic.hpp"
 
 #include <fmt/format.h>
@@ -88,7 +88,8 @@ std::optional<std::uint64_t> parse_with(std::span<const Suffix> suffixes, std::s
     if (parsed.ec != std::errc{}) {
         return std::nullopt;
     }
-    std::string_view rest(parsed.ptr, static_cast<std::size_t>(text.data() + text.size() - parsed.ptr));
+    std::string_view rest(parsed.ptr,
+                          static_cast<std::size_t>(text.data() + text.size() - parsed.ptr));
     if (rest.starts_with(' ')) {
         rest.remove_prefix(1);
     }
@@ -120,12 +121,12 @@ std::string format_list(const std::vector<std::string>& values) {
 std::string format_rules(const std::vector<RingRule>& rules) {
     std::vector<std::string> texts;
     for (const RingRule& rule : rules) {
-        texts.push_back(fmt::format("{{filter \"{}\", bytes {}, bytes_max {}{}}}", rule.filter,
-                                    format_bytes(rule.bytes), format_bytes(rule.bytes_max),
-                                    rule.record_bytes_max == 0
-                                        ? std::string()
-                                        : ", record_bytes_max " +
-                                              format_bytes(rule.record_bytes_max)));
+        texts.push_back(
+            fmt::format("{{filter \"{}\", bytes {}, bytes_max {}{}}}", rule.filter,
+                        format_bytes(rule.bytes), format_bytes(rule.bytes_max),
+                        rule.record_bytes_max == 0
+                            ? std::string()
+                            : ", record_bytes_max " + format_bytes(rule.record_bytes_max)));
     }
     return texts.empty() ? "none" : fmt::format("{}", fmt::join(texts, ", "));
 }
@@ -266,17 +267,18 @@ sys::Result<RingSizing> Config::ring_for(std::string_view topic_or_filter,
     const std::uint64_t bytes_max = rule != nullptr ? rule->bytes_max : publications.ring_bytes_max;
     std::uint64_t bytes = rule != nullptr ? rule->bytes : publications.ring_bytes;
     if (requested_bytes > bytes_max) {
-        const std::string name =
-            rule != nullptr ? fmt::format("bytes_max of [[ring]] \"{}\"", rule->filter)
-                            : "publications.ring_bytes_max";
-        return sys::fail(EDQUOT, fmt::format("a ring of {} for {} is above the limit of {}: raise {}",
-                                             format_bytes(requested_bytes), topic_or_filter,
-                                             format_bytes(bytes_max), name));
+        const std::string name = rule != nullptr
+                                     ? fmt::format("bytes_max of [[ring]] \"{}\"", rule->filter)
+                                     : "publications.ring_bytes_max";
+        return sys::fail(EDQUOT,
+                         fmt::format("a ring of {} for {} is above the limit of {}: raise {}",
+                                     format_bytes(requested_bytes), topic_or_filter,
+                                     format_bytes(bytes_max), name));
     }
     if (requested_bytes != 0) {
         bytes = std::bit_ceil(std::max(requested_bytes, protocol::kRingBytesMin));
     }
-    std::uint64_t record_bytes_max = bytes / protocol::kRecordPart;
+    std::uint64_t record_bytes_max = protocol::record_bytes_max(bytes);
     if (rule != nullptr && rule->record_bytes_max != 0) {
         record_bytes_max = std::min(record_bytes_max, rule->record_bytes_max);
     }
@@ -305,7 +307,8 @@ std::vector<Change> diff(const Config& old_config, const Config& new_config) {
         compare(number.name, number.tag, format_number(number.unit, number.member(before)),
                 format_number(number.unit, number.member(after)));
     }
-    compare("ring", Tag::new_objects, format_rules(old_config.rings), format_rules(new_config.rings));
+    compare("ring", Tag::new_objects, format_rules(old_config.rings),
+            format_rules(new_config.rings));
     return changes;
 }
 

@@ -14,8 +14,8 @@
 //   limits.per_uid.{clients,publications,subscriptions,descriptors,ring_bytes}     live
 #pragma once
 
-#include "sys/result.hpp"
 #include "surroundings.hpp"
+#include "sys/result.hpp"
 
 #include <cstdint>
 #include <optional>

@@ -27,8 +27,8 @@ namespace {
 /// No sane configuration is near it; keeps a wrong path (/dev/zero) from filling the memory.
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
-constexpr auto kTables = std::to_array<std::string_view>(
-    {"listen", "log", "publications", "limits", "limits.per_uid"});
+constexpr auto kTables =
+    std::to_array<std::string_view>({"listen", "log", "publications", "limits", "limits.per_uid"});
 constexpr auto kTextKeys =
     std::to_array<std::string_view>({"listen.sockets", "log.level", "log.target", "ring"});
 constexpr auto kRuleKeys =
@@ -122,10 +122,9 @@ LoadedConfig Parser::finish() && {
     std::sort(complaints_.begin(), complaints_.end(),
               [](const Complaint& a, const Complaint& b) { return a.at < b.at; });
     for (const Complaint& complaint : complaints_) {
-        loaded.errors.push_back(fmt::format("{}:{}:{}: {}", name_,
-                                            std::max<unsigned>(complaint.at.line, 1),
-                                            std::max<unsigned>(complaint.at.column, 1),
-                                            complaint.message));
+        loaded.errors.push_back(
+            fmt::format("{}:{}:{}: {}", name_, std::max<unsigned>(complaint.at.line, 1),
+                        std::max<unsigned>(complaint.at.column, 1), complaint.message));
     }
     if (loaded.errors.empty()) {
         loaded.config = std::move(config_);
@@ -204,8 +203,9 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
 void Parser::sockets(const toml::node& node) {
     const toml::array* const array = node.as_array();
     if (array == nullptr || array->empty()) {
-        complain(node, "listen.sockets must be a list of at least one address, "
-                       "[\"unix:/run/ipcbus/bus.sock\"]");
+        complain(node,
+                 "listen.sockets must be a list of at least one address, "
+                 "[\"unix:/run/ipcbus/bus.sock\"]");
         return;
     }
     std::vector<std::string> found;
@@ -273,10 +273,10 @@ bool Parser::number(const toml::node& node, const NumberKey& key, std::uint64_t&
     }
     const bool power = key.unit != Unit::ring_bytes || std::has_single_bit(*value);
     if (*value < key.min || *value > key.max || !power) {
-        complain(node, fmt::format("{} must be {}from {} to {}", key.name,
-                                   key.unit == Unit::ring_bytes ? "a power of two " : "",
-                                   format_number(key.unit, key.min),
-                                   format_number(key.unit, key.max)));
+        complain(node,
+                 fmt::format("{} must be {}from {} to {}", key.name,
+                             key.unit == Unit::ring_bytes ? "a power of two " : "",
+                             format_number(key.unit, key.min), format_number(key.unit, key.max)));
         return false;
     }
     target = *value;
@@ -305,18 +305,21 @@ void Parser::rule(const toml::table& table) {
             if (text && protocol::valid_filter(*text)) {
                 rule.filter = *text;
             } else {
-                complain(node, fmt::format("ring.filter must be a topic or a filter{}{}",
-                                           text ? ": " : "",
-                                           text ? protocol::filter_fault(*text) : ""));
+                complain(node,
+                         fmt::format("ring.filter must be a topic or a filter{}{}",
+                                     text ? ": " : "", text ? protocol::filter_fault(*text) : ""));
             }
         } else if (name == "bytes" || name == "bytes_max") {
             const NumberKey form{name == "bytes" ? "ring.bytes" : "ring.bytes_max",
-                                 Tag::new_objects, Unit::ring_bytes, kConfigRingBytesMin,
-                                 kConfigRingBytesMax, nullptr};
+                                 Tag::new_objects,
+                                 Unit::ring_bytes,
+                                 kConfigRingBytesMin,
+                                 kConfigRingBytesMax,
+                                 nullptr};
             (void)number(node, form, name == "bytes" ? rule.bytes : rule.bytes_max);
         } else if (name == "record_bytes_max") {
-            const NumberKey form{"ring.record_bytes_max", Tag::new_objects, Unit::bytes,
-                                 kRecordBytesMaxMin, kConfigRingBytesMax / 4, nullptr};
+            const NumberKey form{"ring.record_bytes_max", Tag::new_objects,        Unit::bytes,
+                                 kRecordBytesMaxMin,      kConfigRingBytesMax / 4, nullptr};
             (void)number(node, form, rule.record_bytes_max);
         } else {
             complain(key.source().begin,
@@ -341,10 +344,10 @@ void Parser::cross_check() {
         const auto at = std::find_if(given_.begin(), given_.end(), [](const auto& key) {
             return key.first.starts_with("publications.ring_bytes");
         });
-        complain(at->second,
-                 fmt::format("publications.ring_bytes ({}) is above publications.ring_bytes_max ({})",
-                             format_bytes(defaults.ring_bytes),
-                             format_bytes(defaults.ring_bytes_max)));
+        complain(
+            at->second,
+            fmt::format("publications.ring_bytes ({}) is above publications.ring_bytes_max ({})",
+                        format_bytes(defaults.ring_bytes), format_bytes(defaults.ring_bytes_max)));
     }
     for (RingRule& rule : config_.rings) {
         // What a rule does not say, it takes from [publications], but never contradicts itself.

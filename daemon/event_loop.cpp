@@ -52,9 +52,7 @@ private:
 
 // --- Operation and OperationScope ---------------------------------------------------------------
 
-Operation::Operation(OperationScope& scope) : scope_(scope) {
-    scope_.operations_.push_back(this);
-}
+Operation::Operation(OperationScope& scope) : scope_(scope) { scope_.operations_.push_back(this); }
 
 Operation::~Operation() {
     IPCBUS_ASSERT(!submitted_);
@@ -65,9 +63,7 @@ Operation::~Operation() {
     all.pop_back();
 }
 
-EventLoop& Operation::loop() const {
-    return scope_.loop_;
-}
+EventLoop& Operation::loop() const { return scope_.loop_; }
 
 void Operation::discard(int, unsigned) {}
 
@@ -179,9 +175,7 @@ sys::Result<void> EventLoop::run_once(Wait wait) {
 
 // --- deferred callbacks -------------------------------------------------------------------------
 
-void EventLoop::defer(std::function<void()> callback) {
-    defer_for(nullptr, std::move(callback));
-}
+void EventLoop::defer(std::function<void()> callback) { defer_for(nullptr, std::move(callback)); }
 
 void EventLoop::defer_for(const OperationScope* scope, std::function<void()> callback) {
     deferred_.push_back(Deferred{scope, std::move(callback)});
@@ -230,9 +224,7 @@ void EventLoop::cancel(Operation& operation) {
     place(Backlogged{&operation, true, -1});
 }
 
-void EventLoop::cancel_fd(int fd) {
-    place(Backlogged{nullptr, true, fd});
-}
+void EventLoop::cancel_fd(int fd) { place(Backlogged{nullptr, true, fd}); }
 
 void EventLoop::close_async(sys::UniqueFd fd) {
     if (fd.valid()) {

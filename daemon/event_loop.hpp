@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's one io_uring and the loop around it; knows nothing of the bus. The kernel writes into
-// operations long after the call that began them, so their lifetime is the whole point of this file:
+// The daemon's one io_uring and the loop around it; knows nothing of the bus. The kernel writes
+// into operations long after the call that began them, so their lifetime is the whole point here:
 //   Operation       one request to the kernel, embedded in its owner; its address is the user_data
 //   OperationScope  all operations of one owner (a session, a listener); says when the owner may go
 //   EventLoop       submits, reaps, and only then calls back: a callback never runs inside another
@@ -9,8 +9,8 @@
 // How an owner dies: it declares `OperationScope scope_` BEFORE its operations, and calls
 // scope_.close(callback). From then on none of its callbacks is called; once the kernel has let go
 // of its last operation, `callback` runs at the end of that turn and may delete the owner. (Never
-// delete an owner inside a callback of its own operation.) A destructor that finds an operation still
-// submitted cancels it and waits for it: safe, for start-up failures, but it blocks.
+// delete an owner inside a callback of its own operation.) A destructor that finds an operation
+// still submitted cancels it and waits for it: safe, for start-up failures, but it blocks.
 #pragma once
 
 #include "sys/result.hpp"
@@ -122,7 +122,8 @@ struct EventLoopOptions {
 class EventLoop {
 public:
     /// Fails with ONE clear line if the kernel, a sysctl or a container refuses io_uring.
-    [[nodiscard]] static sys::Result<std::unique_ptr<EventLoop>> create(EventLoopOptions options = {});
+    [[nodiscard]] static sys::Result<std::unique_ptr<EventLoop>>
+    create(EventLoopOptions options = {});
     ~EventLoop();
     EventLoop(const EventLoop&) = delete;
     EventLoop& operator=(const EventLoop&) = delete;

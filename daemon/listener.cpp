@@ -8,7 +8,6 @@
 
 #include "sys/address.hpp"
 
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -96,12 +95,13 @@ struct Listener::Socket {
         : fd(std::move(listening)),
           path(std::move(bound)),
           made_here(made),
-          accept(listener.scope_,
-                 [&listener, this](sys::UniqueFd socket) {
-                     working_again();
-                     listener.accepted(std::move(socket));
-                 },
-                 [&listener, this](int error) { listener.accept_failed(*this, error); }),
+          accept(
+              listener.scope_,
+              [&listener, this](sys::UniqueFd socket) {
+                  working_again();
+                  listener.accepted(std::move(socket));
+              },
+              [&listener, this](int error) { listener.accept_failed(*this, error); }),
           pause(listener.scope_, [this] { accept.start(fd.get()); }) {}
 
     void working_again() {
@@ -115,7 +115,7 @@ struct Listener::Socket {
     std::string path;
     bool made_here;
     /// Of the socket file that we made: another daemon may have replaced it since.
-    struct stat identity {};
+    struct stat identity{};
     std::int64_t pause_ns = 0;
     AcceptOperation accept;
     Timer pause;
@@ -148,13 +148,10 @@ sys::Result<std::unique_ptr<Listener>> Listener::create(EventLoop& loop, ListenO
     return listener;
 }
 
-Listener::~Listener() {
-    stop();
-}
+Listener::~Listener() { stop(); }
 
 void Listener::add(sys::UniqueFd fd, std::string path, bool made_here) {
-    sockets_.push_back(
-        std::make_unique<Socket>(*this, std::move(fd), std::move(path), made_here));
+    sockets_.push_back(std::make_unique<Socket>(*this, std::move(fd), std::move(path), made_here));
     Socket& socket = *sockets_.back();
     if (made_here) {
         (void)::stat(socket.path.c_str(), &socket.identity);
@@ -177,9 +174,8 @@ void Listener::accepted(sys::UniqueFd fd) {
 
 void Listener::accept_failed(Socket& socket, int error) {
     if (socket.pause_ns == 0) {
-        log_error("cannot accept connections on {}: {}{}; trying again until it works",
-                  socket.path, std::strerror(error),
-                  error == EMFILE ? " (raise LimitNOFILE=, ulimit -n)" : "");
+        log_error("cannot accept connections on {}: {}{}; trying again until it works", socket.path,
+                  std::strerror(error), error == EMFILE ? " (raise LimitNOFILE=, ulimit -n)" : "");
     }
     socket.pause_ns = std::clamp(socket.pause_ns * 2, kPauseMin_ns, kPauseMax_ns);
     socket.pause.start(socket.pause_ns);
@@ -194,7 +190,7 @@ void Listener::stop() {
         if (!socket->made_here) {
             continue;
         }
-        struct stat now {};
+        struct stat now{};
         if (::lstat(socket->path.c_str(), &now) == 0 && now.st_dev == socket->identity.st_dev &&
             now.st_ino == socket->identity.st_ino) {
             (void)::unlink(socket->path.c_str());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// spdlog with a sink of our own. spdlog's file and console sinks block on a full pipe and throw when
-// a disk is full; this one asks poll() first, writes one line with one write(2), and counts what it
-// cannot write. One per process; the daemon's one thread.
+// spdlog with a sink of our own. spdlog's file and console sinks block on a full pipe and throw
+// when a disk is full; this one asks poll() first, writes one line with one write(2), and counts
+// what it cannot write. One per process; the daemon's one thread.
 #include "log.hpp"
 
 #include "notify.hpp"
@@ -70,10 +70,12 @@ public:
 protected:
     void sink_it_(const spdlog::details::log_msg& message) override {
         if (unreported_ > 0) {
-            const std::string text = fmt::format("{} lines were lost here, the log's target was "
-                                                 "full or gone", unreported_);
-            if (!write_line(spdlog::details::log_msg(message.logger_name, spdlog::level::warn,
-                                                     text))) {
+            const std::string text = fmt::format(
+                "{} lines were lost here, the log's target was "
+                "full or gone",
+                unreported_);
+            if (!write_line(
+                    spdlog::details::log_msg(message.logger_name, spdlog::level::warn, text))) {
                 lost();
                 return;
             }
@@ -107,8 +109,7 @@ private:
         if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) {
             return false;
         }
-        return ::write(target_.fd, line.data(), line.size()) ==
-               static_cast<ssize_t>(line.size());
+        return ::write(target_.fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
     }
 
     Target target_;
@@ -144,7 +145,7 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
 /// systemd.exec(5): JOURNAL_STREAM is "device:inode" of the stream; a redirected stderr differs.
 bool stderr_is_journal() {
     const char* const stream = std::getenv("JOURNAL_STREAM");
-    struct stat status {};
+    struct stat status{};
     if (stream == nullptr || ::fstat(STDERR_FILENO, &status) != 0) {
         return false;
     }
@@ -162,13 +163,12 @@ sys::Result<Target> open_target(const std::string& name) {
         target.journal = true;
     } else {
         // O_NONBLOCK: opening a FIFO that nobody reads must not stop us.
-        target.owned.reset(::open(name.c_str(),
-                                  O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
-                                  0640));
+        target.owned.reset(::open(
+            name.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640));
         if (!target.owned) {
             const int code = errno;
-            return sys::fail(code, fmt::format("cannot open log.target {}: {}", name,
-                                               std::strerror(code)));
+            return sys::fail(
+                code, fmt::format("cannot open log.target {}: {}", name, std::strerror(code)));
         }
     }
     target.fd = target.owned.get();
@@ -196,17 +196,13 @@ sys::Result<void> log_open(const LogConfig& config) {
     return {};
 }
 
-bool log_enabled(LogLevel level) {
-    return level <= the_log().level;
-}
+bool log_enabled(LogLevel level) { return level <= the_log().level; }
 
 void log_text(LogLevel level, std::string_view text) {
     // The view overload: a text is never taken for a format.
     the_log().logger.log(spdlog_level(level), spdlog::string_view_t(harmless(text)));
 }
 
-std::uint64_t log_lines_dropped() {
-    return the_log().sink->dropped();
-}
+std::uint64_t log_lines_dropped() { return the_log().sink->dropped(); }
 
 }  // namespace ipcbus::daemon

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's log: log_info("client {} has gone", id). One line an event, on stderr, in the journal
-// or in a file (reopened by log_open at SIGHUP). Writing never blocks and never fails the daemon: a
-// target that is full or gone loses lines, which are counted, and the count is logged once it is
-// back. Control characters are made harmless, so texts of clients may be logged. One per process;
-// the daemon's one thread.
+// The daemon's log: log_info("client {} has gone", id). One line an event, on stderr, in the
+// journal or in a file (reopened by log_open at SIGHUP). Writing never blocks and never fails the
+// daemon: a target that is full or gone loses lines, which are counted, and the count is logged
+// once it is back. Control characters are made harmless, so texts of clients may be logged. One per
+// process; the daemon's one thread.
 #pragma once
 
 #include "config.hpp"

@@ -80,9 +80,8 @@ int run(int argc, char** argv) {
         break;
     }
     daemon::LoadedConfig loaded = daemon::load_config(command.options, daemon::look_around());
-    return command.action == CommandLine::Action::check_config
-               ? check_config(command, loaded)
-               : serve(command, std::move(loaded));
+    return command.action == CommandLine::Action::check_config ? check_config(command, loaded)
+                                                               : serve(command, std::move(loaded));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// libsystemd behind five functions. The only file that knows it, and the only #ifdef for it.
+// libsystemd behind a few functions. The only file that knows it, and the only #ifdef for it.
 #include "notify.hpp"
 
 #include "sys/clock.hpp"
@@ -40,9 +40,7 @@ std::uint64_t watchdog_interval_ns() {
 
 void send_state(const std::string&) {}
 
-std::uint64_t watchdog_interval_ns() {
-    return 0;
-}
+std::uint64_t watchdog_interval_ns() { return 0; }
 
 #endif
 
@@ -72,9 +70,7 @@ void notify_status(std::string_view status) {
     send_state(fmt::format("STATUS={}", one_line(status)));
 }
 
-void notify_stopping() {
-    send_state("STOPPING=1\nSTATUS=stopping");
-}
+void notify_stopping() { send_state("STOPPING=1\nSTATUS=stopping"); }
 
 #ifdef IPCBUS_HAVE_SYSTEMD
 
@@ -126,9 +122,7 @@ void Watchdog::start() {
     }
 }
 
-void Watchdog::stop() {
-    scope_.close(nullptr);
-}
+void Watchdog::stop() { scope_.close(nullptr); }
 
 void Watchdog::beat() {
     send_state("WATCHDOG=1");

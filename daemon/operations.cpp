@@ -83,9 +83,7 @@ void RecvOperation::complete(int result, unsigned flags, bool more) {
     }
 }
 
-void RecvOperation::discard(int, unsigned flags) {
-    loop().return_recv_buffer(flags);
-}
+void RecvOperation::discard(int, unsigned flags) { loop().return_recv_buffer(flags); }
 
 // --- SendOperation ------------------------------------------------------------------------------
 
@@ -153,13 +151,9 @@ void PollOperation::start(int fd, unsigned events) {
     submit();
 }
 
-void PollOperation::prepare(io_uring_sqe& sqe) {
-    io_uring_prep_poll_add(&sqe, fd_, events_);
-}
+void PollOperation::prepare(io_uring_sqe& sqe) { io_uring_prep_poll_add(&sqe, fd_, events_); }
 
-void PollOperation::complete(int result, unsigned, bool) {
-    on_ready_(result < 0 ? -result : 0);
-}
+void PollOperation::complete(int result, unsigned, bool) { on_ready_(result < 0 ? -result : 0); }
 
 // --- Timer --------------------------------------------------------------------------------------
 

@@ -58,8 +58,7 @@ CommandLine parse_command_line(int argc, char* const* argv) {
         case kListen: {
             const auto address = sys::parse_address(optarg);
             if (!address) {
-                return usage_error("--listen " + std::string(optarg) + ": " +
-                                   address.error().what);
+                return usage_error("--listen " + std::string(optarg) + ": " + address.error().what);
             }
             result.options.listen.push_back("unix:" + address.value().path);
             break;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which configuration is in force: at the start, and again at SIGHUP, all or nothing. Decides only;
-// the broker applies the outcome and logs it. Pure but for reading the file; the daemon's one thread.
+// the broker applies the outcome and logs it. Pure but for reading the file; the daemon's one
+// thread.
 #pragma once
 
 #include "config.hpp"

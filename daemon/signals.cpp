@@ -52,9 +52,7 @@ Signals::Signals(EventLoop& loop, sys::UniqueFd fd, std::function<void(int)> on_
     poll_.start(fd_.get(), POLLIN);
 }
 
-void Signals::stop() {
-    scope_.close(nullptr);
-}
+void Signals::stop() { scope_.close(nullptr); }
 
 void Signals::read_all() {
     signalfd_siginfo info;

@@ -72,7 +72,8 @@ Surroundings look_around() {
     const long pages = ::sysconf(_SC_PHYS_PAGES);
     const long page_bytes = ::sysconf(_SC_PAGESIZE);
     if (pages > 0 && page_bytes > 0) {
-        found.ram_bytes = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
+        found.ram_bytes =
+            static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
     }
     found.memory_max_bytes = smallest_memory_max();
     rlimit limit{};

@@ -50,6 +50,9 @@ bool introduce(PeerLink& link, std::uint8_t wanted, unsigned and_fds, Outbox& ou
 }  // namespace
 
 void Bus::tell(Client& client, Outbox& outbox) {
+    if (stopping_) {
+        return;
+    }
     const std::size_t room = room_for_state(unread_bytes_max());
     while (!client.peers_to_drop.empty() && outbox.bytes() < room) {
         protocol::PeerGone frame;

@@ -14,8 +14,7 @@ namespace ipcbus::daemon {
 
 namespace {
 
-constexpr unsigned kBaseFlags =
-    IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
+constexpr unsigned kBaseFlags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
 
 /// Best first. DEFER_TASKRUN (6.1) runs completions only when we ask, in our thread; COOP_TASKRUN
 /// at least spares the interrupts.
@@ -46,17 +45,20 @@ constexpr std::array<NeededOperation, 8> kNeeded = {{
 }};
 
 sys::Error refusal(int code) {
-    const std::string why = std::string("io_uring is not available (") + std::strerror(code) + "): ";
+    const std::string why =
+        std::string("io_uring is not available (") + std::strerror(code) + "): ";
     switch (code) {
     case EPERM:
     case EACCES:
-        return sys::fail(code, why + "set sysctl kernel.io_uring_disabled=0, or let the container's "
-                                     "seccomp profile allow io_uring_setup, io_uring_enter and "
-                                     "io_uring_register");
+        return sys::fail(code, why +
+                                   "set sysctl kernel.io_uring_disabled=0, or let the container's "
+                                   "seccomp profile allow io_uring_setup, io_uring_enter and "
+                                   "io_uring_register");
     case ENOSYS:
-        return sys::fail(code, why + "the kernel is built without it, or the container's seccomp "
-                                     "profile hides io_uring_setup, io_uring_enter and "
-                                     "io_uring_register");
+        return sys::fail(code, why +
+                                   "the kernel is built without it, or the container's seccomp "
+                                   "profile hides io_uring_setup, io_uring_enter and "
+                                   "io_uring_register");
     case ENOMEM:
         return sys::fail(code, why + "raise the limit of locked memory (LimitMEMLOCK=, ulimit -l)");
     case EMFILE:
@@ -116,8 +118,9 @@ sys::Result<void> EventLoop::Ring::open_queues(const EventLoopOptions& options) 
 sys::Result<void> EventLoop::Ring::probe_operations() {
     io_uring_probe* const probe = io_uring_get_probe_ring(&uring);
     if (probe == nullptr) {
-        return sys::fail(EPERM, "io_uring_register is refused: let the container's seccomp profile "
-                                "allow io_uring_setup, io_uring_enter and io_uring_register");
+        return sys::fail(EPERM,
+                         "io_uring_register is refused: let the container's seccomp profile "
+                         "allow io_uring_setup, io_uring_enter and io_uring_register");
     }
     std::string missing;
     for (const NeededOperation& needed : kNeeded) {

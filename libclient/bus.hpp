@@ -67,6 +67,8 @@ public:
         // acquire: link() of that generation. Pairs with the store in reconnect().
         return generation_.load(std::memory_order_acquire);
     }
+    /// The connection is lost, and is not to be made again.
+    [[nodiscard]] bool closed() const { return !options_.reconnect && lost(); }
     [[nodiscard]] bool lost() const { return lost_.load(std::memory_order_acquire); }
 
     [[nodiscard]] Lock lock() { return Lock(mutex_); }

@@ -66,7 +66,7 @@ Result<void> Publisher::advertise() {
     if (options_.message_bytes_max != 0) {
         const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
         const u64 record = protocol::record_bytes(topic_bytes, options_.message_bytes_max);
-        if (record > protocol::kRingBytesMax / protocol::kRecordPart) {
+        if (record > protocol::record_bytes_max(protocol::kRingBytesMax)) {
             return fail(EMSGSIZE, "no ring can hold messages of " +
                                       std::to_string(options_.message_bytes_max) + " bytes");
         }
@@ -90,7 +90,7 @@ Result<void> Publisher::advertise() {
     if (answer.type != protocol::FrameType::advertised ||
         !protocol::decode(std::span<const std::byte>(answer.fields), advertised) ||
         advertised.ring_bytes > protocol::kRingBytesMax ||
-        advertised.record_bytes_max > advertised.ring_bytes / protocol::kRecordPart ||
+        advertised.record_bytes_max > protocol::record_bytes_max(advertised.ring_bytes) ||
         advertised.index >= home.link->welcome().geometry.publications_max) {
         give_waiter();
         return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
@@ -283,7 +283,7 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
         return refused(status);
     }
     if (filter_) {
-        std::memcpy(ring_->writer().topic(), topic.data(), topic_bytes);
+        protocol::copy_into_ring(ring_->writer().topic(), topic.data(), topic_bytes);
     }
     *ret_topic_bytes = static_cast<u16>(topic_bytes);
     return 0;
@@ -313,7 +313,7 @@ int Publisher::refused(RingPublisher::Status status) const {
 
 void Publisher::write(u16 topic_bytes, const void* data, std::size_t bytes) {
     if (bytes != 0) {
-        std::memcpy(ring_->writer().payload(topic_bytes), data, bytes);
+        protocol::copy_into_ring(ring_->writer().payload(topic_bytes), data, bytes);
     }
     ring_->commit(topic_bytes, static_cast<u32>(bytes));
 }

@@ -46,6 +46,11 @@ int Subscriber::begin_use() {
     return 0;
 }
 
+/// No message: because there is none, or because there will be none any more.
+int Subscriber::nothing() const {
+    return bus_.closed() ? failed(ESHUTDOWN, "the connection to the daemon is lost") : -EAGAIN;
+}
+
 // ---------------------------------------------------------------------------------- looking
 
 /// One look over what is active, in turn. 0: *ret_found is a record that is whole, as far as it was
@@ -63,7 +68,10 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
             return result;
         }
     }
-    return -EAGAIN;
+    if (untold_.code != 0) {
+        return failed(std::exchange(untold_, sys::Error{}));
+    }
+    return nothing();
 }
 
 int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
@@ -87,6 +95,7 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
                     }
                     reader.advance(ret_found.record);
                     attached.moved();
+                    waiter().fruitful();  // somebody else's message, but no fruitless wake
                     continue;
                 }
                 ret_found.attached = &attached;
@@ -124,6 +133,7 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
 int Subscriber::report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message) {
     lost_ += lost;
     attached.count_lost(lost);
+    waiter().fruitful();
     *ret_message = ipcbus_message{};
     ret_message->topic = attached.topic.c_str();
     ret_message->topic_size = attached.topic.size();
@@ -161,6 +171,9 @@ void Subscriber::describe(const Attached& attached, const Record& record,
 /// For a set: whether there is anything to receive or to report.
 bool Subscriber::ready() {
     attend();
+    if (untold_.code != 0 || bus_.closed()) {
+        return true;
+    }
     for (std::size_t left = source_.active_count(); left != 0; left--) {
         auto* attached = static_cast<Attached*>(source_.turn());
         if (attached == nullptr) {

@@ -71,6 +71,15 @@ private:
 
     Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options);
 
+    /// Stored under the control lock by any thread, applied by ours.
+    struct Delivery {
+        protocol::Attached attached;
+        sys::RingMapping ring;
+        sys::Error error;  ///< why there is no ring
+        u64 ended = 0;
+        protocol::u8 reason = 0;
+    };
+
     // protocol::Elsewhere
     bool look() override;
 
@@ -84,6 +93,7 @@ private:
     int lapped(Attached& attached, ipcbus_message* ret_message);
     int report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message);
     bool accepts(const Attached& attached, const protocol::Record& record);
+    int nothing() const;
     int try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);
     void describe(const Attached& attached, const protocol::Record& record,
@@ -100,7 +110,7 @@ private:
     }
     void hear_control();
     void take_inbox();
-    void attach(protocol::Attached& told, sys::RingMapping&& ring);
+    void attach(Delivery& delivery);
     void admit(std::unique_ptr<Attached> attached);
     void let_go(Attached& attached);
     void drop_orphans(i64 now_ns);
@@ -137,19 +147,13 @@ private:
     /// Sequence expected next of publications whose ring has ended here.
     std::map<protocol::Id128, u64> expected_;
 
-    /// Stored under the control lock by any thread, applied by ours.
-    struct Delivery {
-        protocol::Attached attached;
-        sys::RingMapping ring;
-        u64 ended = 0;
-        protocol::u8 reason = 0;
-    };
     std::vector<Delivery> inbox_;
     std::atomic<bool> news_{false};
     std::atomic<int> thread_{0};  ///< that last used this handle
     u32 looks_ = 0;
 
     u64 lost_ = 0;
+    sys::Error untold_;  ///< an attachment that could not be made: told by the next receive
     Attached* loan_ = nullptr;
     protocol::Record loan_first_;
     protocol::Record loan_last_;

@@ -159,6 +159,8 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
                                                       told.ring_bytes, sys::Access::read_only);
         if (ring.ok()) {
             delivery.ring = std::move(ring).value();
+        } else {
+            delivery.error = std::move(ring.error());
         }
         bus_.route_attachment(told.attachment, this);
     } else {
@@ -244,7 +246,7 @@ void Subscriber::take_inbox() {
     }
     for (Delivery& delivery : deliveries) {
         if (delivery.ended == 0) {
-            attach(delivery.attached, std::move(delivery.ring));
+            attach(delivery);
             continue;
         }
         for (const auto& attached : attachments_) {
@@ -262,23 +264,29 @@ void Subscriber::take_inbox() {
     }
 }
 
-void Subscriber::attach(protocol::Attached& told, sys::RingMapping&& ring) {
+void Subscriber::attach(Delivery& delivery) {
+    const protocol::Attached& told = delivery.attached;
     std::shared_ptr<PeerPages> pages;
     {
         const Bus::Lock guard = bus_.lock();
         pages = link_->peer(told.peer);
-        if (!ring.valid() || pages == nullptr || !pages->has_doorbell() ||
+        if (!delivery.ring.valid() || pages == nullptr || !pages->has_doorbell() ||
             told.index >= pages->geometry().publications_max ||
             told.waiter >= pages->geometry().waiters_max ||
-            told.record_bytes_max > told.ring_bytes / protocol::kRecordPart) {
-            // It could not be mapped. The slot still is zero.
+            told.record_bytes_max > protocol::record_bytes_max(told.ring_bytes)) {
+            // The slot still is zero.
+            const int code = delivery.error.code != 0 ? delivery.error.code : ENOMEM;
+            untold_ = fail(code, "cannot attach to '" + told.topic + "': " +
+                                     (delivery.error.what.empty()
+                                          ? std::string("its publisher's pages cannot be mapped")
+                                          : delivery.error.what));
             bus_.unroute_attachment(told.attachment);
             link_->send(protocol::Detached{told.attachment}, link_->next_request());
             return;
         }
     }
     auto attached =
-        std::make_unique<Attached>(told, std::move(ring), link_, std::move(pages));
+        std::make_unique<Attached>(told, std::move(delivery.ring), link_, std::move(pages));
     const auto before = [&](const auto& other) {
         return other->lineage == attached->lineage && other->orphaned_ns != 0;
     };

@@ -224,8 +224,9 @@ std::string cat_help() {
                "  -x, --hex         payload in hexadecimal; also with -v\n"
                "  -j, --json        a JSON object a line\n"
                "      --framed      length (u32, little-endian), payload\n"
-               "  -F, --format FMT  %t topic %p payload %x hex %l length %s sequence %L lost so far\n"
-               "                    %I ISO time and %U unix time of receipt %j JSON %% \\n \\t \\0\n"
+               "  -F, --format FMT  %t topic %p payload %x hex %l length %s sequence\n"
+               "                    %L lost so far, %I ISO time and %U unix time of receipt,\n"
+               "                    %j JSON, %%, \\n \\t \\0\n"
                "      --exec CMD    run CMD in a shell for each message: payload on its stdin,\n"
                "                    $IPCBUS_TOPIC, $IPCBUS_SEQUENCE and more in its environment\n"
                "Delivery:\n"
@@ -233,8 +234,8 @@ std::string cat_help() {
                "      --strict           exit 5 as soon as a message was lost\n"
                "      --ready-fd FD      write a line to FD once subscribed, and close it\n")
         .append(common_help())
-        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 5 lost, 124 timed out; "
-                "ipcbus-cat(1)\n");
+        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 5 lost,\n"
+                "      124 timed out\n");
 }
 
 }  // namespace ipcbus::tools

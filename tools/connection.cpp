@@ -54,7 +54,7 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
 
 std::string_view common_help() {
     return "Connection and more:\n"
-           "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or where it usually is\n"
+           "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or the usual place\n"
            "  -i, --name NAME            what the client calls itself\n"
            "      --connect-timeout D    keep trying to connect for so long\n"
            "      --no-reconnect         exit 3 when the connection is lost\n"

@@ -179,7 +179,7 @@ std::string pub_help() {
                "What to publish, one of:\n"
                "  -l, --lines       a message a line of stdin (the default)\n"
                "  -0, --null        the same, ended by NUL bytes instead\n"
-               "      --framed      messages from stdin, each after its length: u32, little-endian\n"
+               "      --framed      each after its length: u32, little-endian\n"
                "  -s, --stdin       all of stdin is one message\n"
                "  -f, --file FILE   the contents of FILE are one message\n"
                "  -m, --message TEXT\n"
@@ -193,10 +193,9 @@ std::string pub_help() {
                "Delivery:\n"
                "      --wait-subs N      first wait until N subscribers are there\n"
                "      --max-block D      wait at most so long for slow subscribers: exit 124\n"
-               "      --ring-size BYTES  of the ring (64KiB, 1MiB); a message is at most a quarter\n")
+               "      --ring-size BYTES  (like 1MiB); a message is at most a quarter of it\n")
         .append(common_help())
-        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 124 timed out; "
-                "ipcbus-pub(1)\n");
+        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 124 timed out\n");
 }
 
 }  // namespace ipcbus::tools

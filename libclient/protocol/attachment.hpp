@@ -6,7 +6,7 @@
 //
 // THE CURSOR tells the writer up to where it may overwrite. It is stored every capacity/8, whenever
 // a receive finds the ring empty, and before any sleep: then a reader that has read everything can
-// never hold its writer, since record (a quarter) + batch + 16 <= capacity.
+// never hold its writer, since largest record + batch + 16 <= capacity.
 //   [R6] store cursor, release: everything read before. Pairs with [W1].
 //   [C1] full fence.   [C2] load `wanted`: if previous cursor < wanted <= this one, ring the
 //        writer: its bell + 1, FUTEX_WAKE. Pairs with [B2] to [B4] in ring_publisher.hpp.
@@ -76,8 +76,9 @@ public:
     }
     /// [S4] Tells the writer that somebody may want to be rung.
     void set_sleepers() {
-        // release: `parked` [S2] and `asleep` [S3]. Pairs with [P2] in reader_table.hpp.
-        words_.publication->sleepers.store(1, std::memory_order_release);
+        // release: `parked` [S2] and `asleep` [S3]. Pairs with [P2] in reader_table.hpp. A
+        // read-modify-write, so that it goes on with what other readers have released there.
+        words_.publication->sleepers.fetch_or(1, std::memory_order_release);
     }
     /// Polled from now on: an even episode.
     void unpark() {

@@ -13,7 +13,7 @@
 // sees W's [W3], and then W writes no further than that `announced`, plus one raise that ends in a
 // look that does see [J1]. So nothing at or above announced - capacity + the largest raise is
 // overwritten before W knows the reader: that margin is what protects it. The end of the newest
-// record is always that high (3 x record + 32 <= capacity); settle_start checks it all the same,
+// record is always that high (3 x record + 32 <= capacity, layout.hpp); settle_start checks it all the same,
 // because the ring is hostile input.
 #pragma once
 

@@ -137,11 +137,12 @@ constexpr u32 word_payload_bytes(u64 word) { return static_cast<u32>(word); }
 constexpr u16 word_topic_bytes(u64 word) { return static_cast<u16>(word >> 32); }
 constexpr u16 word_flags(u64 word) { return static_cast<u16>(word >> 48); }
 
-/// The largest record of a ring; what a publication may declare at most.
-constexpr u64 record_bytes_max(u64 capacity) { return capacity / kRecordPart; }
-/// The largest payload without a topic in the record, in a ring of `capacity` bytes.
-constexpr u64 payload_bytes_max(u64 capacity) {
-    return record_bytes_max(capacity) - kRecordHeaderBytes;
+/// The largest payload of a ring.
+constexpr u64 payload_bytes_max(u64 capacity) { return capacity / kPayloadPart; }
+/// The largest record of a ring, which has room for the largest payload with the longest topic:
+/// what a publication may declare at most. 3 of these + 32 fit the smallest ring.
+constexpr u64 record_bytes_max(u64 capacity) {
+    return record_bytes(kTopicBytesMax, payload_bytes_max(capacity));
 }
 /// The largest step by which `announced` is raised at once.
 constexpr u64 raise_max(u64 capacity, u64 largest_record_bytes) {
@@ -269,6 +270,8 @@ static_assert(sizeof(std::atomic<u32>) == 4 && std::atomic<u32>::is_always_lock_
 
 static_assert(std::is_standard_layout_v<RingHeader> && sizeof(RingHeader) == 320);
 static_assert(sizeof(RingHeader) <= kRingDataOffset);
+static_assert(3 * record_bytes_max(kRingBytesMin) + 2 * kRecordHeaderBytes <= kRingBytesMin);
+static_assert(record_bytes_max(kRingBytesMax) < u64{1} << 32);
 static_assert(offsetof(RingHeader, magic) == 0);
 static_assert(offsetof(RingHeader, incompatible_flags) == 8);
 static_assert(offsetof(RingHeader, compatible_flags) == 12);

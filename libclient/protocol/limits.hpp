@@ -18,9 +18,9 @@ inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint64_t kRingBytesMin = 4096;
 inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
 
-/// The largest record (header, topic, payload, padding) is a quarter of its ring: with cursors
-/// stored every eighth, a reader that has read everything can never hold its writer.
-inline constexpr std::uint64_t kRecordPart = 4;
+/// The largest payload is a quarter of its ring: with cursors stored every eighth, a reader that
+/// has read everything can never hold its writer.
+inline constexpr std::uint64_t kPayloadPart = 4;
 inline constexpr std::uint64_t kCursorPart = 8;
 /// `announced` is raised by a sixteenth of the ring, and there are sixteen marks.
 inline constexpr std::uint64_t kStridePart = 16;

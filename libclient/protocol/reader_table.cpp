@@ -44,6 +44,7 @@ u64 ReaderTable::smallest_cursor(u64 position) {
             faults_.push_back({reader.entry.attachment, Complaint::bad_cursor});
             continue;
         }
+        moves_ += cursor != reader.cursor ? 1 : 0;
         reader.cursor = cursor;
         if (distance(smallest, cursor) > 0) {
             smallest = cursor;

@@ -57,6 +57,8 @@ public:
 
     /// [W1] The smallest cursor of the reliable attachments; `position` if there is none.
     [[nodiscard]] u64 smallest_cursor(u64 position);
+    /// Grows whenever smallest_cursor() finds that a cursor has moved.
+    [[nodiscard]] u64 moves() const { return moves_; }
     /// The attachments whose cursor is below `needed`. `visit(u64 attachment)`.
     template <class Visit>
     void holders(u64 needed, Visit&& visit) const {
@@ -99,6 +101,7 @@ private:
 
     std::vector<Reader> readers_;
     std::vector<Fault> faults_;
+    u64 moves_ = 0;
     bool round_due_ = false;
 };
 

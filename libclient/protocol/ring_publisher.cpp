@@ -74,6 +74,7 @@ RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadl
     const u64 needed = writer_.cursor_needed(bytes);
     const i64 slice_ns = std::max(stall_timeout_ns_ / kStallSlices, kFirstWaitNs);
     i64 wait_ns = kFirstWaitNs;
+    u64 moves = readers_.moves();
     for (;;) {
         // [B1] acquire: before every look. Pairs with ring_bell.
         const u32 bell = words_.bell->load(std::memory_order_acquire);
@@ -86,6 +87,10 @@ RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadl
         if (raise(bytes)) {
             fruitless_wakes_ = 0;
             return Status::ok;
+        }
+        if (moves != readers_.moves()) {
+            moves = readers_.moves();
+            fruitless_wakes_ = 0;  // one of many has made way: that is no malice
         }
         if (waits_for_itself(bytes)) {
             return Status::own_reader;

@@ -39,10 +39,13 @@ RingWriter::RingWriter(const WritableRing& ring, u64 origin, u64 first_sequence,
       announced_(origin + kRecordHeaderBytes),
       part_bytes_(ring.capacity / kMarks),
       record_bytes_max_(record_bytes_max) {
-    IPCBUS_ASSERT(record_bytes_max_ <= ring.capacity / kRecordPart);
+    IPCBUS_ASSERT(record_bytes_max_ <= ipcbus::protocol::record_bytes_max(ring.capacity));
 }
 
 bool RingWriter::raise(u64 bytes, u64 smallest) {
+    if (has_room(bytes)) {
+        return true;
+    }
     const u64 needed = position_ + bytes + kRecordHeaderBytes;
     const u64 limit = smallest + ring_.capacity;
     u64 raised = announced_ + ring_.capacity / kStridePart;

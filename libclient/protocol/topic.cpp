@@ -132,7 +132,11 @@ bool filter_covers(std::string_view outer, std::string_view inner) {
         if (x == "#") {
             return true;
         }
-        if (y == "#" || (x != y && (x != "+" || y == "#"))) {
+        if (y == "#") {
+            // Stands for any rest, none included; but a topic has at least one level.
+            return first && x == "+" && outers.more() && outers.next() == "#";
+        }
+        if (x != y && x != "+") {
             return false;
         }
     }

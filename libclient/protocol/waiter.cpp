@@ -210,7 +210,7 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||
         elsewhere.look()) {
         set_asleep(false);
-        woken();
+        woken(timeout_ns);
         return Slept::news;
     }
     const std::int64_t longest_ns = polled ? std::min(slice_ns_, kPolledSliceNs) : slice_ns_;
@@ -229,15 +229,15 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
         case sys::FutexWait::woken:
         case sys::FutexWait::value_changed: break;
     }
-    woken();
+    woken(timeout_ns);
     return Slept::news;
 }
 
 /// A wake that brings no message, again and again, may be somebody's malice: nap.
-void Waiter::woken() {
+void Waiter::woken(std::int64_t left_ns) {
     if (++fruitless_wakes_ > kFruitlessWakesMax) {
         const u32 doublings = std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6);
-        nap(std::min<std::int64_t>(kFirstSliceNs << doublings, kNapMaxNs));
+        nap(std::min({kFirstSliceNs << doublings, kNapMaxNs, left_ns}));
         sweep();
     }
 }

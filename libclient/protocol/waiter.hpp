@@ -175,7 +175,7 @@ private:
     void take_summary();
     bool look_again();
     void set_asleep(bool asleep);
-    void woken();
+    void woken(std::int64_t left_ns);
 
     Words words_;
     std::vector<Source*> sources_;

@@ -72,6 +72,14 @@ bool set_send_timeout(int socket, std::int64_t timeout_ns) {
 
 bool may_come_up(int code) { return code == ENOENT || code == ECONNREFUSED || code == EAGAIN; }
 
+/// For a caller there are two cases: no daemon is there, or it is and does not come to accepting.
+Error give_up(const Error& last) {
+    if (last.code == EAGAIN) {
+        return fail(ETIMEDOUT, last.what + " (a daemon is there and accepts no connection)");
+    }
+    return fail(ECONNREFUSED, last.what + " (no daemon is running there)");
+}
+
 /// One attempt, that waits for room in the listener's queue until `deadline` at most.
 Result<UniqueFd> connect_once(const sockaddr_un& address, Deadline deadline,
                               const std::string& path) {
@@ -192,8 +200,11 @@ Result<UniqueFd> connect_unix(const std::string& path, std::int64_t timeout_ns) 
     std::int64_t pause_ns = kRetryFirstNs;
     while (true) {
         Result<UniqueFd> socket = connect_once(address, deadline, path);
-        if (socket.ok() || !may_come_up(socket.error().code) || deadline.passed()) {
+        if (socket.ok() || !may_come_up(socket.error().code)) {
             return socket;
+        }
+        if (deadline.passed()) {
+            return give_up(socket.error());
         }
         if (!sleep_ns(std::min(pause_ns, deadline.remaining_ns()))) {
             return fail_at(path, EINTR);

@@ -31,8 +31,9 @@ struct Address {
 
 /// Connects, and goes on trying until the time is over (negative: for ever; 0: one attempt) while
 /// the socket is not there yet, nobody listens on it, or the listener's queue is full: so a client
-/// may be started together with its daemon. EINTR when a signal handler ran meanwhile.
-/// The descriptor is blocking and close-on-exec.
+/// may be started together with its daemon. Then: ECONNREFUSED if nobody is there, ETIMEDOUT if the
+/// queue stayed full. EINTR when a signal handler ran meanwhile. The descriptor is blocking and
+/// close-on-exec.
 [[nodiscard]] Result<UniqueFd> connect_unix(const std::string& path, std::int64_t timeout_ns);
 
 /// A listening socket at `path` with exactly these permission bits. A socket that is there already

@@ -8,6 +8,7 @@
 #include "sys/clock.hpp"
 #include "sys/fd_passing.hpp"
 
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -202,13 +203,10 @@ TEST_CASE("a thousand connections leave nothing behind") {
         (void)client.expect<protocol::Members>();
         (void)client.expect<protocol::Attached>();
         if (tidy) {
-            client.send(protocol::Unadvertise{advertised.publication});
-            (void)client.drain();
-            client.send(protocol::Unsubscribe{subscribed.subscription});
-            (void)client.drain();
+            client.unadvertise(advertised.publication);
+            client.unsubscribe(subscribed);
         }
     };
-    one(true);
     watcher.expect_nothing();
     const std::size_t descriptors = daemon.process().descriptor_count();
     const std::size_t mappings = daemon.process().mapping_count();
@@ -252,6 +250,39 @@ TEST_CASE("SIGTERM: clients are told, the socket is removed, the exit code is 0"
     client.expect_nothing();  // it is still served while it drains
     client.close();
     CHECK(daemon.process().wait().value_or(-1) == 0);
+}
+
+TEST_CASE("SIGTERM: clients go on without the bus, so nobody is told of anything any more") {
+    DaemonFixture daemon;
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
+    const auto subscribed = reader.subscribe("a");
+    const auto advertised = writer.advertise("a");
+    writer.mapped(advertised.publication);
+    (void)writer.expect<protocol::Peer>();
+    writer.taken(writer.expect<protocol::Members>());
+    (void)reader.expect<protocol::Peer>();
+    (void)reader.expect<protocol::Attached>();
+    daemon.process().signal(SIGTERM);
+    (void)reader.expect<protocol::Stopping>();
+    (void)writer.expect<protocol::Stopping>();
+    SUBCASE("the reader leaves first") {
+        RawClient other = std::move(reader);
+        other.close();
+        // Its end has been seen when the one that stays is the last.
+        writer.expect_nothing();
+        CHECK(writer.attention(advertised.index) == 1);
+        writer.send(protocol::Advertise{.topic = "b"});
+        writer.expect_error(ESHUTDOWN);
+    }
+    SUBCASE("the writer leaves first") {
+        writer.close();
+        reader.expect_nothing();
+        reader.send(protocol::Subscribe{.filter = "b"});
+        reader.expect_error(ESHUTDOWN);
+        reader.unsubscribe(subscribed);
+        reader.expect_nothing();
+    }
 }
 
 TEST_CASE("SIGTERM: a client that stays delays the end by drain_timeout at most") {

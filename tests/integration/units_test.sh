@@ -4,7 +4,7 @@
 # the service stays locked up. Needs no running systemd; skipped where its tools are not there.
 set -eu
 
-ipcbusd=$1
+ipcbusd=$(realpath "$1")
 shift
 command -v systemd-analyze >/dev/null || exit 77
 

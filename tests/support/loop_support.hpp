@@ -67,11 +67,12 @@ inline std::vector<std::byte> bytes_of(std::string_view text) {
 struct Receiver {
     explicit Receiver(daemon::EventLoop& loop)
         : scope(loop),
-          recv(scope,
-               [this](std::span<const std::byte> bytes) {
-                   text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-               },
-               [this](int error) { end = error; }) {}
+          recv(
+              scope,
+              [this](std::span<const std::byte> bytes) {
+                  text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+              },
+              [this](int error) { end = error; }) {}
 
     daemon::OperationScope scope;
     std::string text;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // RawClient: speaks the control protocol over a socket, frame by frame, without the library: so a
-// test can be as wrong or as hostile as it likes. Checks on the way that descriptors come with the
+// test can be as wrong or as hostile as it likes. Checks on the way that descriptors arrive with the
 // first byte of the frame that names them, and acknowledges them unless told not to. One test, one
 // thread.
 #pragma once
@@ -71,6 +71,14 @@ public:
     void expect_error(int code, const std::vector<std::string>& parts = {});
     void expect_hang_up() { CHECK(!next().has_value()); }
 
+    /// The answer to that request; what comes before it is kept for later.
+    template <class Frame>
+    Frame answer(protocol::u64 asked) {
+        Incoming incoming = wait_for(asked);
+        fds = std::move(incoming.fds);
+        return decoded<Frame>(incoming);
+    }
+
     /// All frames that the daemon had to say before it answered what is asked here.
     std::vector<Incoming> drain();
     /// drain(), where nothing may come.
@@ -81,6 +89,12 @@ public:
     protocol::Subscribed subscribe(
         const std::string& filter,
         protocol::ReaderMode mode = protocol::ReaderMode::reliable);
+    void unsubscribe(const protocol::Subscribed& subscribed) {
+        (void)answer<protocol::Done>(send(protocol::Unsubscribe{subscribed.subscription}));
+    }
+    void unadvertise(protocol::u64 publication) {
+        (void)answer<protocol::Done>(send(protocol::Unadvertise{publication}));
+    }
     void mapped(protocol::u64 publication) { send_with(protocol::Mapped{publication}, 0); }
     void taken(const protocol::Members& members) {
         send_with(protocol::Taken{members.publication, members.number}, 0);
@@ -101,13 +115,22 @@ public:
     [[nodiscard]] protocol::u64 attention(protocol::u32 index) const;
 
 private:
+    struct ReceivedFd {
+        protocol::u64 begin;  ///< of the bytes that it came with, in the stream
+        protocol::u64 end;
+        sys::UniqueFd fd;
+    };
+
     RawClient() = default;
+    std::optional<Incoming> receive();
+    Incoming wait_for(protocol::u64 asked);
 
     sys::UniqueFd socket_;
+    std::deque<Incoming> kept_;
     protocol::FrameReader reader_;
     protocol::u64 request_ = 0;
     protocol::u64 received_bytes_ = 0;
-    std::deque<std::pair<protocol::u64, sys::UniqueFd>> received_fds_;  ///< and where in the stream
+    std::deque<ReceivedFd> received_fds_;
 };
 
 }  // namespace ipcbus::test

@@ -170,7 +170,7 @@ TEST_CASE("a living listener whose queue is full is not taken for a stale one") 
     REQUIRE(listener.ok());
     const Result<UniqueFd> queued = connect_unix(path, 0);
     REQUIRE(queued.ok());
-    CHECK(connect_unix(path, 1'000'000).error().code == EAGAIN);
+    CHECK(connect_unix(path, 1'000'000).error().code == ETIMEDOUT);
     CHECK(listen_unix(path, 0600, 8).error().code == EADDRINUSE);
     CHECK(std::filesystem::exists(path));
 }
@@ -185,12 +185,12 @@ TEST_CASE("one who holds the directory's lock delays a listener and cannot preve
 TEST_CASE("connecting waits for a daemon that is being started, and no longer than told") {
     const TempDir directory;
     const std::string path = directory.file("bus.sock");
-    CHECK(connect_unix(path, 0).error().code == ENOENT);
+    CHECK(connect_unix(path, 0).error().code == ECONNREFUSED);
     const std::int64_t began_ns = monotonic_ns();
     const Result<UniqueFd> late = connect_unix(path, 20'000'000);
     REQUIRE_FALSE(late.ok());
-    CHECK(late.error().code == ENOENT);
-    CHECK(late.error().what == path + ": No such file or directory");
+    CHECK(late.error().code == ECONNREFUSED);
+    CHECK(late.error().what.starts_with(path + ": No such file or directory"));
     CHECK(monotonic_ns() - began_ns >= 20'000'000);
 
     Result<UniqueFd> client = fail(EINVAL, "not run");

@@ -91,8 +91,7 @@ TEST_CASE("defaults follow the surroundings") {
         CHECK(daemon::default_config(here).listen.sockets.front() ==
               "unix:/run/user/1000/ipcbus/bus.sock");
         here.runtime_dir = "";
-        CHECK(daemon::default_config(here).listen.sockets.front() ==
-              "unix:" IPCBUS_SYSTEM_SOCKET);
+        CHECK(daemon::default_config(here).listen.sockets.front() == "unix:" IPCBUS_SYSTEM_SOCKET);
     }
 }
 
@@ -166,18 +165,19 @@ TEST_CASE("the share of one uid follows the total, unless set") {
 }
 
 TEST_CASE("all mistakes are reported, in order, each with its place") {
-    const auto errors = errors_of("[listen]\n"
-                                  "mode = \"rw-rw----\"\n"
-                                  "[publications]\n"
-                                  "ring_byte = \"1MiB\"\n"
-                                  "stall_timeout = 5\n"
-                                  "ring_bytes = 100000\n"
-                                  "[limits]\n"
-                                  "clients = 0\n"
-                                  "  waiters_per_client = 65536\n"
-                                  "ring_bytes = true\n"
-                                  "[lag]\n"
-                                  "level = \"info\"\n");
+    const auto errors = errors_of(
+        "[listen]\n"
+        "mode = \"rw-rw----\"\n"
+        "[publications]\n"
+        "ring_byte = \"1MiB\"\n"
+        "stall_timeout = 5\n"
+        "ring_bytes = 100000\n"
+        "[limits]\n"
+        "clients = 0\n"
+        "  waiters_per_client = 65536\n"
+        "ring_bytes = true\n"
+        "[lag]\n"
+        "level = \"info\"\n");
     const std::vector<std::string> expected = {
         "test.toml:2:8: listen.mode must be a file mode, \"0660\"",
         "test.toml:4:1: unknown key publications.ring_byte, did you mean publications.ring_bytes?",
@@ -275,22 +275,25 @@ record_bytes_max = 1000
     const auto refused = config.ring_for("other", 16 * kMiB + 1);
     REQUIRE_FALSE(refused.ok());
     CHECK(refused.error().code == EDQUOT);
-    CHECK(refused.error().what == "a ring of 16777217 for other is above the limit of 16MiB: "
-                                  "raise publications.ring_bytes_max");
+    CHECK(refused.error().what ==
+          "a ring of 16777217 for other is above the limit of 16MiB: "
+          "raise publications.ring_bytes_max");
     CHECK_FALSE(config.ring_for("other", UINT64_MAX).ok());
     const auto by_rule = config.ring_for("plant/x", 128 * kKiB);
     REQUIRE_FALSE(by_rule.ok());
-    CHECK(by_rule.error().what == "a ring of 128KiB for plant/x is above the limit of 64KiB: raise "
-                                  "bytes_max of [[ring]] \"plant/#\"");
+    CHECK(by_rule.error().what ==
+          "a ring of 128KiB for plant/x is above the limit of 64KiB: raise "
+          "bytes_max of [[ring]] \"plant/#\"");
 }
 
 TEST_CASE("diff names each change with its tag") {
     const Config before = good("");
-    const Config after = good("listen.mode = \"0600\"\n"
-                              "log.level = \"debug\"\n"
-                              "publications.stall_timeout = \"250ms\"\n"
-                              "limits.clients = 2\n"
-                              "[[ring]]\nfilter = \"a\"\n");
+    const Config after = good(
+        "listen.mode = \"0600\"\n"
+        "log.level = \"debug\"\n"
+        "publications.stall_timeout = \"250ms\"\n"
+        "limits.clients = 2\n"
+        "[[ring]]\nfilter = \"a\"\n");
     const auto changes = daemon::diff(before, after);
     const auto find = [&](std::string_view key) {
         const auto at = std::find_if(changes.begin(), changes.end(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: no operation is lost, none outlives its owner, nothing spins, nothing wakes an idle loop.
-// Method: a real io_uring, real sockets and timers; each test runs turns until what it waits for has
-// happened, with a timer as the limit. Single-threaded, as the daemon is.
+// Method: a real io_uring, real sockets and timers; each test runs turns until what it waits for
+// has happened, with a timer as the limit. Single-threaded, as the daemon is.
 #include "event_loop.hpp"
 
 #include "loop_support.hpp"
@@ -67,9 +67,7 @@ TEST_CASE("cancel: by operation and by descriptor") {
     Receiver receiver(*loop);
     const Pair pair = socket_pair();
     receiver.recv.start(pair.ours.get());
-    SUBCASE("at once, before the kernel has seen it") {
-        receiver.recv.cancel();
-    }
+    SUBCASE("at once, before the kernel has seen it") { receiver.recv.cancel(); }
     SUBCASE("while it waits") {
         REQUIRE(loop->run_once(EventLoop::Wait::poll).ok());
         receiver.recv.cancel();
@@ -115,7 +113,8 @@ TEST_CASE("scope: closed with everything in flight, the owner goes when the kern
         Owner(EventLoop& loop, int& calls_of)
             : calls(calls_of),
               scope(loop),
-              recv(scope, [this](auto) { ++calls; }, [this](int) { ++calls; }),
+              recv(
+                  scope, [this](auto) { ++calls; }, [this](int) { ++calls; }),
               send(scope, [this](int) { ++calls; }),
               timer(scope, [this] { ++calls; }),
               poll(scope, [this](int) { ++calls; }) {}

@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,7 +93,7 @@ UniqueFd connect(const std::string& path) {
 }
 
 bool exists(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     return ::lstat(path.c_str(), &status) == 0;
 }
 
@@ -131,7 +132,7 @@ TEST_SUITE_BEGIN("listener");
 TEST_CASE("a peer's identity is that of the process that connected") {
     Fixture fixture;
     const auto listener = fixture.listen({.addresses = {"unix:" + fixture.path}, .mode = 0640});
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::stat(fixture.path.c_str(), &status) == 0);
     CHECK((status.st_mode & 07777) == 0640);
 
@@ -232,10 +233,17 @@ TEST_CASE("out of descriptors: no spinning, and accepting goes on afterwards") {
     daemon::log_info("{} follow", "errors");
     clients.clear();
     for (int i = 0; i < 3; ++i) {
-        clients.push_back(connect(fixture.path));
+        clients.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     }
     {
         std::vector<UniqueFd> taken = take_all_descriptors();
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        fixture.path.copy(address.sun_path, sizeof address.sun_path - 1);
+        for (const UniqueFd& client : clients) {
+            REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&address),
+                              sizeof address) == 0);
+        }
         const std::int64_t end_ns = sys::monotonic_ns() + kSecond_ns / 2;
         const std::uint64_t before = fixture.loop->turns();
         OperationScope scope(*fixture.loop);

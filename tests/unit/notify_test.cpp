@@ -30,8 +30,7 @@ sys::UniqueFd listen_to_notifications() {
     address.sun_family = AF_UNIX;
     const std::string name = "ipcbus-notify-test-" + std::to_string(::getpid());
     name.copy(address.sun_path + 1, name.size());  // abstract
-    const auto bytes =
-        static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+    const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
     if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0) {
         return {};
     }
@@ -49,10 +48,10 @@ std::string next(int socket) {
     return std::string(buffer.data(), static_cast<std::size_t>(got > 0 ? got : 0));
 }
 
-#define EXPECT(condition)                                                   \
-    if (!(condition)) {                                                     \
-        std::fprintf(stderr, "notify_test: not true: %s\n", #condition);    \
-        return 1;                                                           \
+#define EXPECT(condition)                                                \
+    if (!(condition)) {                                                  \
+        std::fprintf(stderr, "notify_test: not true: %s\n", #condition); \
+        return 1;                                                        \
     }
 
 int states() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: each kind of operation does what operations.hpp says, also when buffers run out, peers are
-// slow or gone, and descriptors ride along. Method: a real io_uring, real sockets, files, processes.
+// slow or gone, and descriptors ride along. Method: a real io_uring, real sockets and processes.
 #include "operations.hpp"
 
 #include "loop_support.hpp"
@@ -34,7 +34,8 @@ TEST_CASE("accept: every connection arrives, close-on-exec and blocking") {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     // An abstract name that the kernel chooses.
-    REQUIRE(::bind(listening.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) == 0);
+    REQUIRE(::bind(listening.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) ==
+            0);
     socklen_t bytes = sizeof address;
     REQUIRE(::getsockname(listening.get(), reinterpret_cast<sockaddr*>(&address), &bytes) == 0);
     REQUIRE(::listen(listening.get(), 16) == 0);
@@ -162,7 +163,7 @@ TEST_CASE("send: with descriptors, whose owners may let go at once") {
 
     auto memory = sys::create_memfd("event_loop_test", 4096);
     REQUIRE(memory.ok());
-    struct stat original {};
+    struct stat original{};
     REQUIRE(::fstat(memory.value().get(), &original) == 0);
     send.start(pair.ours.get(), bytes_of("frame"), {daemon::share(std::move(memory).value())});
     CHECK(run_until(*loop, [&] { return done.has_value(); }));
@@ -175,7 +176,7 @@ TEST_CASE("send: with descriptors, whose owners may let go at once") {
     REQUIRE(got.ok());
     CHECK(got.value() == 5);
     REQUIRE(fds.size() == 1);
-    struct stat received {};
+    struct stat received{};
     REQUIRE(::fstat(fds[0].get(), &received) == 0);
     CHECK(received.st_ino == original.st_ino);
 }
@@ -306,7 +307,7 @@ TEST_CASE("fallocate and close happen on a worker") {
     REQUIRE(memory.ok());
     const int fd = memory.value().get();
     fallocate.start(daemon::share(std::move(memory).value()), 0, std::uint64_t{4} << 20);
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::fstat(fd, &status) == 0);
     CHECK(run_until(*loop, [&] { return done.has_value(); }));
     CHECK(*done == 0);

@@ -62,8 +62,8 @@ TEST_CASE("mistakes are one line that names the word") {
 
 TEST_CASE("help names every option") {
     const std::string help = ipcbus::daemon::help_text();
-    for (const char* option : {"-c", "--config", "--listen", "--check-config", "-h", "--help",
-                               "-V", "--version"}) {
+    for (const char* option :
+         {"-c", "--config", "--listen", "--check-config", "-h", "--help", "-V", "--version"}) {
         CHECK(help.find(option) != std::string::npos);
     }
 }

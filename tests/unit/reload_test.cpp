@@ -81,8 +81,9 @@ TEST_CASE("reload: good, unchanged, wrong, restart") {
         CHECK_FALSE(outcome.config.has_value());
         CHECK(outcome.changes.empty());
         REQUIRE(outcome.errors.size() == 1);
-        CHECK(outcome.errors[0] == file.path() + ": listen.mode is 0666 and would become 0600: "
-                                                 "that needs a restart, nothing was changed");
+        CHECK(outcome.errors[0] == file.path() +
+                                       ": listen.mode is 0666 and would become 0600: "
+                                       "that needs a restart, nothing was changed");
     }
 }
 

@@ -51,8 +51,7 @@ TEST_CASE("stop and reload, again and again; SIGPIPE is nothing") {
     REQUIRE(child >= 0);
     if (child == 0) {
         (void)::alarm(10);
-        const std::string seen =
-            seen_after({SIGHUP, SIGPIPE, SIGTERM, SIGINT, SIGHUP, SIGTERM});
+        const std::string seen = seen_after({SIGHUP, SIGPIPE, SIGTERM, SIGINT, SIGHUP, SIGTERM});
         ::_exit(seen == "HTIHT" ? 0 : 1);
     }
     int status = -1;

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Splitting an input into messages. Goal: every byte arrives in the right message, whatever the
+// chunks it is read in, and a complete message never waits for more input. Method: pipes that are
+// written between the calls.
+#include "message_source.hpp"
+
+#include "sys/unique_fd.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cerrno>
+#include <fcntl.h>
+#include <string>
+#include <string_view>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
+
+using namespace ipcbus::tools;
+using namespace std::string_view_literals;
+using ipcbus::sys::Deadline;
+using ipcbus::sys::UniqueFd;
+using Framing = MessageSource::Framing;
+using Step = MessageSource::Step;
+
+namespace {
+
+constexpr std::size_t kMax = 100'000;
+constexpr std::size_t kBatch = 64;
+
+struct Pipe {
+    UniqueFd read_end;
+    UniqueFd write_end;
+
+    Pipe() {
+        int fds[2];
+        REQUIRE(::pipe2(fds, O_CLOEXEC) == 0);
+        read_end.reset(fds[0]);
+        write_end.reset(fds[1]);
+    }
+    void write(std::string_view text) const {
+        REQUIRE(::write(write_end.get(), text.data(), text.size()) ==
+                static_cast<ssize_t>(text.size()));
+    }
+};
+
+/// A file with this content, to be read from its beginning.
+UniqueFd file_with(std::string_view content) {
+    UniqueFd file(::memfd_create("input", MFD_CLOEXEC));
+    REQUIRE(::write(file.get(), content.data(), content.size()) ==
+            static_cast<ssize_t>(content.size()));
+    REQUIRE(::lseek(file.get(), 0, SEEK_SET) == 0);
+    return file;
+}
+
+std::vector<std::string> copies(const std::vector<ipcbus_buffer>& messages) {
+    std::vector<std::string> strings;
+    for (const ipcbus_buffer& message : messages) {
+        strings.emplace_back(static_cast<const char*>(message.data), message.size);
+    }
+    return strings;
+}
+
+/// All messages of `content`, and in ret_last how it ended.
+std::vector<std::string> split(std::string_view content, Framing framing, Step& ret_last,
+                               std::size_t message_max = kMax) {
+    const UniqueFd file = file_with(content);
+    MessageSource source(file.get(), framing, message_max);
+    std::vector<std::string> all;
+    std::vector<ipcbus_buffer> messages;
+    while ((ret_last = source.next(messages, 3, Deadline{})) == Step::messages) {
+        REQUIRE(!messages.empty());
+        REQUIRE(messages.size() <= 3);
+        for (std::string& message : copies(messages)) {
+            all.push_back(std::move(message));
+        }
+    }
+    CHECK(source.count() == all.size());
+    return all;
+}
+
+using Strings = std::vector<std::string>;
+
+}  // namespace
+
+TEST_SUITE("message_source") {
+    TEST_CASE("lines: empty ones, bytes that are no text, a last one without a newline") {
+        Step last{};
+        CHECK(split("", Framing::lines, last).empty());
+        CHECK(last == Step::end);
+        CHECK(split("a\n", Framing::lines, last) == Strings{"a"});
+        CHECK(split("a\nb", Framing::lines, last) == Strings{"a", "b"});
+        CHECK(split("\n\nx\n", Framing::lines, last) == Strings{"", "", "x"});
+        CHECK(split("\0\xff\r\ny\n"sv, Framing::lines, last) ==
+              Strings{std::string("\0\xff\r"sv), "y"});
+        CHECK(split("1\n2\n3\n4\n5\n6\n7\n", Framing::lines, last).size() == 7);
+        CHECK(last == Step::end);
+    }
+
+    TEST_CASE("pieces that end with NUL") {
+        Step last{};
+        CHECK(split("a\nb\0c\0\0d"sv, Framing::nul, last) == Strings{"a\nb", "c", "", "d"});
+        CHECK(last == Step::end);
+    }
+
+    TEST_CASE("pieces after their length") {
+        Step last{};
+        CHECK(split("\x02\0\0\0a\n\0\0\0\0\x01\0\0\0\0"sv, Framing::length_prefixed, last) ==
+              Strings{"a\n", "", std::string(1, '\0')});
+        CHECK(last == Step::end);
+        CHECK(split("\x01\0\0\0a\x05\0\0\0abc"sv, Framing::length_prefixed, last) == Strings{"a"});
+        CHECK(last == Step::cut_short);
+        CHECK(split("\x01\0\0"sv, Framing::length_prefixed, last).empty());
+        CHECK(last == Step::cut_short);
+        CHECK(split("\x01\0\0\0a\xff\xff\xff\xff"sv, Framing::length_prefixed, last) ==
+              Strings{"a"});
+        CHECK(last == Step::too_long);
+    }
+
+    TEST_CASE("all of it") {
+        Step last{};
+        CHECK(split("a\nb\0"sv, Framing::whole, last) == Strings{std::string("a\nb\0"sv)});
+        CHECK(last == Step::end);
+        CHECK(split("", Framing::whole, last) == Strings{""});
+        const std::string big(kMax, 'x');
+        CHECK(split(big, Framing::whole, last) == Strings{big});
+        CHECK(split(big + "y", Framing::whole, last).empty());
+        CHECK(last == Step::too_long);
+    }
+
+    TEST_CASE("long messages and many chunks") {
+        Step last{};
+        std::string content;
+        Strings expected;
+        for (std::size_t i = 0; i < 200; ++i) {
+            expected.push_back(std::string(i * 37 % 9000, static_cast<char>('a' + i % 26)));
+            content += expected.back() + "\n";
+        }
+        expected.push_back(std::string(kMax, 'z'));
+        content += expected.back();
+        CHECK(split(content, Framing::lines, last) == expected);
+        CHECK(last == Step::end);
+        content += "z";
+        expected.pop_back();
+        CHECK(split(content, Framing::lines, last) == expected);
+        CHECK(last == Step::too_long);
+        CHECK(split(std::string(1001, 'x') + "\nnext\n", Framing::lines, last, 1000).empty());
+        CHECK(last == Step::too_long);
+    }
+
+    TEST_CASE("a message far larger than a chunk") {
+        Step last{};
+        const std::string big(3'000'000, 'b');
+        CHECK(split("a\n" + big + "\nc\n", Framing::lines, last, big.size()) ==
+              Strings{"a", big, "c"});
+        CHECK(split("a\n" + big + "\nc\n", Framing::lines, last, big.size() - 1) == Strings{"a"});
+        CHECK(last == Step::too_long);
+    }
+
+    TEST_CASE("what is complete is handed out before anything is waited for") {
+        const Pipe pipe;
+        MessageSource source(pipe.read_end.get(), Framing::lines, kMax);
+        std::vector<ipcbus_buffer> messages;
+        pipe.write("one\ntwo\nthr");
+        REQUIRE(source.next(messages, kBatch, Deadline{}) == Step::messages);
+        CHECK(copies(messages) == Strings{"one", "two"});
+        CHECK(source.next(messages, kBatch, Deadline::after(0)) == Step::timed_out);
+        pipe.write("ee\nfour\n");
+        REQUIRE(source.next(messages, 1, Deadline{}) == Step::messages);
+        CHECK(copies(messages) == Strings{"three"});
+        REQUIRE(source.next(messages, 1, Deadline::after(0)) == Step::messages);
+        CHECK(copies(messages) == Strings{"four"});
+        CHECK(source.next(messages, kBatch, Deadline::after(1'000'000)) == Step::timed_out);
+    }
+
+    TEST_CASE("a non-blocking input is waited for, and a bad one is an error") {
+        const Pipe pipe;
+        REQUIRE(::fcntl(pipe.read_end.get(), F_SETFL, O_NONBLOCK) == 0);
+        MessageSource source(pipe.read_end.get(), Framing::lines, kMax);
+        std::vector<ipcbus_buffer> messages;
+        CHECK(source.next(messages, kBatch, Deadline::after(1'000'000)) == Step::timed_out);
+        pipe.write("x\n");
+        CHECK(source.next(messages, kBatch, Deadline{}) == Step::messages);
+
+        MessageSource bad(pipe.write_end.get(), Framing::lines, kMax);
+        CHECK(bad.next(messages, kBatch, Deadline{}) == Step::failed);
+        CHECK(errno == EBADF);
+    }
+}
