@@ -15,6 +15,9 @@ namespace {
 /// A connection's descriptors here: socket, pidfd, cursor page, doorbell page.
 constexpr Amounts kConnectionCost{.clients = 1, .descriptors = 4};
 
+/// Sleeping waiters of one client that are rung in one turn of the loop: a system call each.
+constexpr unsigned kRingsPerTurnMax = 64;
+
 sys::Result<protocol::Id128> random_id() {
     protocol::Id128 id{};
     for (std::size_t have = 0; have < id.size();) {
@@ -126,6 +129,31 @@ void Bus::pump_all() {
         }
     }
     to_pump_.clear();
+}
+
+void Bus::announce_frames(Client& client) {
+    client.memory.announce_frames();
+    ring_later(client);
+}
+
+void Bus::ring_later(Client& client) {
+    if (!std::exchange(client.to_ring, true)) {
+        if (to_ring_.empty()) {
+            loop_.defer([this] { ring_some(); });
+        }
+        to_ring_.push_back(client.id);
+    }
+}
+
+void Bus::ring_some() {
+    for (const Id id : std::exchange(to_ring_, {})) {
+        if (Client* client = find_client(id)) {
+            client->to_ring = false;
+            if (!client->memory.ring_sleepers(kRingsPerTurnMax)) {
+                ring_later(*client);  // in the next turn, after what others want
+            }
+        }
+    }
 }
 
 // --------------------------------------------------------------------------------------- clients

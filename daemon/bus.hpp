@@ -64,6 +64,8 @@ public:
     void pump_later(Session& session);
     /// Adds what the client is to be told, as far as descriptors and room allow.
     void tell(Client& client, Outbox& outbox);
+    /// A send to the client has completed: whoever of it sleeps is rung, from the end of this turn on.
+    void announce_frames(Client& client);
     [[nodiscard]] std::uint64_t unread_bytes_max() const {
         return config_.limits.unread_reply_bytes;
     }
@@ -79,6 +81,8 @@ private:
     void linger(Client& client, Session& session);
     [[nodiscard]] static sys::Error stopping_error();
     void pump_all();
+    void ring_later(Client& client);
+    void ring_some();
     void nothing_left();
 
     // bus_publications.cpp
@@ -122,6 +126,7 @@ private:
     std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
     std::vector<Session*> to_pump_;
+    std::vector<Id> to_ring_;
     /// Publications that ended before all their readers were told, and when that is forced.
     std::deque<std::pair<std::int64_t, Id>> overdue_;
     OperationScope scope_;

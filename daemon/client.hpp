@@ -75,6 +75,7 @@ public:
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
     std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
+    bool to_ring = false;                             ///< it is in the bus's list of those
 
     /// For the log: "client 7 'pump' (uid 1000)".
     [[nodiscard]] std::string describe() const;

@@ -7,6 +7,7 @@
 #include "sys/memfd.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -21,16 +22,13 @@ namespace {
 /// touches it first. Through the mapping and not with fallocate, which would need a writable
 /// descriptor, one more for each client. `advice` as the mapping allows: reading a hole of shared
 /// memory allocates it as writing does.
-sys::Result<void> populate(const sys::Mapping& mapping, u64& backed, u64 bytes, int advice) {
-    const u64 wanted = std::min<u64>(protocol::align_up(bytes, protocol::kPageBytes),
-                                     mapping.bytes());
-    if (wanted <= backed) {
-        return {};
-    }
-    if (::madvise(mapping.data() + backed, wanted - backed, advice) != 0) {
+sys::Result<void> populate(const sys::Mapping& mapping, u64 begin, u64 end, int advice) {
+    begin &= ~u64{protocol::kPageBytes - 1};
+    end = protocol::align_up(end, protocol::kPageBytes);
+    IPCBUS_ASSERT(begin < end && end <= mapping.bytes());
+    if (::madvise(mapping.data() + begin, end - begin, advice) != 0) {
         return sys::fail_errno("madvise(MADV_POPULATE) of a client's pages");
     }
-    backed = wanted;
     return {};
 }
 
@@ -56,10 +54,16 @@ sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geomet
                                                   sys::Access::read_write));
     memory.mailbox_ = IPCBUS_TRY(sys::map_shared(memory.mailbox_fd_->get(), 0, mailbox_bytes,
                                                  sys::Access::read_write));
-    // What announce_frames() reads, and the first slots and publications.
-    IPCBUS_TRY(memory.back_slot(0));
+    IPCBUS_TRY(memory.back_first());
     IPCBUS_TRY(memory.back_publication(0));
     return memory;
+}
+
+/// What every client uses: the header with the first slots, and the first waiters.
+sys::Result<void> ClientMemory::back_first() {
+    IPCBUS_TRY(back_slot(0));
+    return populate(cursor_, protocol::asleep_offset(geometry_, 0),
+                    protocol::asleep_offset(geometry_, 1), MADV_POPULATE_READ);
 }
 
 std::vector<SharedFd> ClientMemory::descriptors() const {
@@ -72,9 +76,8 @@ sys::Result<void> ClientMemory::seal() {
     IPCBUS_TRY(sys::add_seals(cursor_fd_->get(), F_SEAL_FUTURE_WRITE));
     IPCBUS_TRY(sys::expect_seals(cursor_fd_->get(), sys::kSealsRing));
     // Holes that the client may have punched before the seal: nothing can punch one after it.
-    const u64 backed = cursor_backed_;
-    cursor_backed_ = 0;
-    IPCBUS_TRY(populate(cursor_, cursor_backed_, backed, MADV_POPULATE_READ));
+    slots_backed_ = 0;
+    IPCBUS_TRY(back_first());
     // Opened after the seal: see sys/memfd.hpp.
     sys::UniqueFd read_only = IPCBUS_TRY(sys::reopen_read_only(cursor_fd_->get()));
     pages_ = std::make_shared<const PeerPages>(
@@ -86,14 +89,24 @@ sys::Result<void> ClientMemory::seal() {
 
 sys::Result<void> ClientMemory::back_slot(u32 slot) {
     IPCBUS_ASSERT(slot < geometry_.attachments_max);
-    return populate(cursor_, cursor_backed_, protocol::slot_offset(geometry_, slot + 1),
-                    MADV_POPULATE_READ);
+    if (slot < slots_backed_) {
+        return {};
+    }
+    const u64 end = protocol::align_up(protocol::slot_offset(slot + 1),
+                                       protocol::kPageBytes);
+    IPCBUS_TRY(populate(cursor_, protocol::slot_offset(slot), end, MADV_POPULATE_READ));
+    slots_backed_ = (end - protocol::slot_offset(0)) / sizeof(protocol::CursorSlot);
+    return {};
 }
 
 sys::Result<void> ClientMemory::back_publication(u32 index) {
     IPCBUS_ASSERT(index < geometry_.publications_max);
-    return populate(mailbox_, mailbox_backed_, protocol::attention_offset(index + 1),
-                    MADV_POPULATE_WRITE);
+    const u64 end = protocol::align_up(protocol::attention_offset(index + 1), protocol::kPageBytes);
+    if (end > mailbox_backed_) {
+        IPCBUS_TRY(populate(mailbox_, mailbox_backed_, end, MADV_POPULATE_WRITE));
+        mailbox_backed_ = end;
+    }
+    return {};
 }
 
 protocol::MailboxPublication& ClientMemory::line(u32 index) const {
@@ -112,6 +125,13 @@ void ClientMemory::store_readers(u32 index, u32 readers) {
     line(index).readers.store(readers, std::memory_order_relaxed);
 }
 
+/// A waiter that sleeps has read its bell, so there is a page. One that claims to sleep may have
+/// none: to ring it would allocate memory, at our expense.
+bool ClientMemory::bell_there(u64 offset) const {
+    const auto page = static_cast<off_t>(offset & ~u64{protocol::kPageBytes - 1});
+    return ::lseek(doorbell_fd_->get(), page, SEEK_DATA) == page;
+}
+
 void ClientMemory::announce_frames() {
     auto* mailbox = reinterpret_cast<protocol::MailboxHeader*>(mailbox_.data());
     // release: the frames are in the socket before they are counted.
@@ -121,19 +141,34 @@ void ClientMemory::announce_frames() {
     const auto* header = reinterpret_cast<const protocol::CursorHeader*>(cursor_.data());
     // relaxed: only a bound. A waiter that comes into use later looks before it sleeps.
     const u32 used_untrusted = header->waiters_used.load(std::memory_order_relaxed);
-    const u32 used = std::min(used_untrusted, geometry_.waiters_max);
-    for (u32 waiter = 0; waiter < used; waiter++) {
+    // Once around, from wherever an earlier round has come to.
+    ring_left_ = std::min(used_untrusted, geometry_.waiters_max);
+    ring_next_ = ring_next_ < ring_left_ ? ring_next_ : 0;
+    ring_end_ = ring_left_;
+}
+
+bool ClientMemory::ring_sleepers(unsigned count_max) {
+    for (; ring_left_ > 0; ring_left_--) {
+        const u32 waiter = ring_next_;
         const auto* asleep = reinterpret_cast<const std::atomic<u32>*>(
-            cursor_.data() + protocol::asleep_offset(waiter));
-        // relaxed: the full fence above orders it after `frames`
+            cursor_.data() + protocol::asleep_offset(geometry_, waiter));
+        // relaxed: the full fence of announce_frames() orders it after `frames`
         if ((asleep->load(std::memory_order_relaxed) & 1) != 0) {
-            auto* doorbell = reinterpret_cast<protocol::DoorbellWaiter*>(
-                doorbell_.data() + protocol::waiter_offset(waiter));
-            // release: who sees the count sees `frames`
-            doorbell->bell.fetch_add(1, std::memory_order_release);
-            sys::futex_wake_all(doorbell->bell);
+            if (count_max-- == 0) {
+                return false;
+            }
+            const u64 offset = protocol::waiter_offset(waiter);
+            if (bell_there(offset)) {
+                auto* bell =
+                    &reinterpret_cast<protocol::DoorbellWaiter*>(doorbell_.data() + offset)->bell;
+                // release: who sees the count sees `frames`
+                bell->fetch_add(1, std::memory_order_release);
+                sys::futex_wake_all(*bell);
+            }
         }
+        ring_next_ = waiter + 1 < ring_end_ ? waiter + 1 : 0;
     }
+    return true;
 }
 
 }  // namespace ipcbus::daemon

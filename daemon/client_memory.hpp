@@ -49,11 +49,17 @@ public:
     void store_attention(protocol::u32 index, protocol::u64 number);
     void store_readers(protocol::u32 index, protocol::u32 readers);
 
-    /// After a send has completed: counts it in the mailbox and rings every waiter that sleeps.
+    /// After a send has completed: counts it in the mailbox. Then every waiter that sleeps is to be
+    /// rung: ring_sleepers(), until there is none.
     void announce_frames();
+    /// Rings at most `count_max` sleeping waiters. True: all have been looked at since the last
+    /// announce_frames(). Not all at once: a client may claim to have thousands asleep.
+    bool ring_sleepers(unsigned count_max);
 
 private:
     ClientMemory() = default;
+    [[nodiscard]] sys::Result<void> back_first();
+    [[nodiscard]] bool bell_there(protocol::u64 offset) const;
     [[nodiscard]] protocol::MailboxPublication& line(protocol::u32 index) const;
 
     protocol::Geometry geometry_;
@@ -65,8 +71,11 @@ private:
     sys::Mapping cursor_;  ///< read-only
     sys::Mapping doorbell_;
     sys::Mapping mailbox_;
-    protocol::u64 cursor_backed_ = 0;  ///< bytes with memory behind them
-    protocol::u64 mailbox_backed_ = 0;
+    protocol::u64 slots_backed_ = 0;    ///< slots in the cursor page with memory behind them
+    protocol::u64 mailbox_backed_ = 0;  ///< bytes, the same
+    protocol::u32 ring_next_ = 0;       ///< the waiter to look at next
+    protocol::u32 ring_left_ = 0;       ///< how many are still to be looked at
+    protocol::u32 ring_end_ = 0;        ///< after the last one of this round
 };
 
 }  // namespace ipcbus::daemon

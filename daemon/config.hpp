@@ -50,7 +50,7 @@ struct RingRule {
     std::string filter;
     std::uint64_t bytes = 0;
     std::uint64_t bytes_max = 0;
-    /// 0: a quarter of the ring.
+    /// 0: what the ring allows (protocol::record_bytes_max).
     std::uint64_t record_bytes_max = 0;
     bool operator==(const RingRule&) const = default;
 };
@@ -68,7 +68,7 @@ struct LimitsConfig {
     CountedLimits total;
     CountedLimits per_uid;
     std::uint64_t attachments_per_client = 16384;
-    std::uint64_t waiters_per_client = 64;
+    std::uint64_t waiters_per_client = 4096;
     /// Replies that a client asked for and has not read; more and it is disconnected.
     std::uint64_t unread_reply_bytes = std::uint64_t{1} << 20;
     std::uint64_t drain_timeout_ns = 5'000'000'000;

@@ -274,7 +274,7 @@ void Session::sent(int error) {
         return;
     }
     if (state_ == State::active) {
-        client_->memory.announce_frames();
+        bus_.announce_frames(*client_);
     }
     touch();
 }

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 
 namespace ipcbus::client {
@@ -42,10 +43,10 @@ Result<void> PeerPages::map(int cursor_fd, int doorbell_fd) {
 }
 
 const protocol::CursorSlot* PeerPages::slot(u32 slot) const {
-    return words_at<const protocol::CursorSlot>(cursor_, protocol::slot_offset(geometry_, slot));
+    return words_at<const protocol::CursorSlot>(cursor_, protocol::slot_offset(slot));
 }
 const std::atomic<u32>* PeerPages::asleep() const {
-    return words_at<const std::atomic<u32>>(cursor_, protocol::asleep_offset(0));
+    return words_at<const std::atomic<u32>>(cursor_, protocol::asleep_offset(geometry_, 0));
 }
 protocol::DoorbellWaiter* PeerPages::waiters() const {
     return words_at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(0));
@@ -125,11 +126,10 @@ protocol::DoorbellWaiter& Link::waiter(u32 number) const {
     return *words_at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(number));
 }
 std::atomic<u32>& Link::asleep(u32 number) const {
-    return *words_at<std::atomic<u32>>(cursor_, protocol::asleep_offset(number));
+    return *words_at<std::atomic<u32>>(cursor_, protocol::asleep_offset(welcome_.geometry, number));
 }
 protocol::CursorSlot& Link::slot(u32 number) const {
-    return *words_at<protocol::CursorSlot>(cursor_,
-                                           protocol::slot_offset(welcome_.geometry, number));
+    return *words_at<protocol::CursorSlot>(cursor_, protocol::slot_offset(number));
 }
 protocol::DoorbellPublication& Link::publication(u32 index) const {
     return *words_at<protocol::DoorbellPublication>(
@@ -143,9 +143,10 @@ const std::atomic<u64>& Link::frames() const {
 }
 
 Result<u32> Link::take_waiter() {
-    for (u32 number = 0; number < waiters_.size(); number++) {
+    for (u32 number = first_free_; number < waiters_.size(); number++) {
         if (!waiters_[number]) {
             waiters_[number] = true;
+            first_free_ = number + 1;
             auto& used = words_at<protocol::CursorHeader>(cursor_, 0)->waiters_used;
             // relaxed: only this client stores it; the daemon needs it before it sees `asleep`
             // odd, which is stored later, with release.
@@ -163,6 +164,7 @@ Result<u32> Link::take_waiter() {
 void Link::give_waiter(u32 number) {
     IPCBUS_ASSERT(number < waiters_.size() && waiters_[number]);
     waiters_[number] = false;
+    first_free_ = std::min(first_free_, number);
 }
 
 bool Link::read_available() {

@@ -123,6 +123,7 @@ private:
     sys::Mapping doorbell_;
     sys::Mapping mailbox_;
     std::vector<bool> waiters_;
+    u32 first_free_ = 0;  ///< no waiter below it is free
     std::map<u64, std::shared_ptr<PeerPages>> peers_;
 };
 

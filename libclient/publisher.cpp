@@ -66,7 +66,8 @@ Result<void> Publisher::advertise() {
     if (options_.message_bytes_max != 0) {
         const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
         const u64 record = protocol::record_bytes(topic_bytes, options_.message_bytes_max);
-        if (record > protocol::record_bytes_max(protocol::kRingBytesMax)) {
+        if (options_.message_bytes_max > protocol::kRingBytesMax ||
+            record > protocol::record_bytes_max(protocol::kRingBytesMax)) {
             return fail(EMSGSIZE, "no ring can hold messages of " +
                                       std::to_string(options_.message_bytes_max) + " bytes");
         }

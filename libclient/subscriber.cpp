@@ -31,12 +31,16 @@ bool Subscriber::used_by_this_thread() const {
     return thread_.load(std::memory_order_relaxed) == this_thread();
 }
 
+void Subscriber::note_thread() {
+    // relaxed: see used_by_this_thread.
+    thread_.store(this_thread(), std::memory_order_relaxed);
+}
+
 int Subscriber::begin_use() {
     if (bus_.in_child()) {
         return used_after_fork();
     }
-    // relaxed: see used_by_this_thread.
-    thread_.store(this_thread(), std::memory_order_relaxed);
+    note_thread();
     if (loan_ != nullptr) {
         return failed(EBUSY, "a loan is open: release it first");
     }
@@ -109,8 +113,8 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
                     source_.fruitless(attached);
                 }
                 return -EAGAIN;
-            case RingReader::Look::closed:
-            case RingReader::Look::corrupt: let_go(attached); return -EAGAIN;
+            case RingReader::Look::closed: let_go(attached); return -EAGAIN;
+            case RingReader::Look::corrupt: return corrupt(attached);
         }
     }
     source_.fruitful(attached);
@@ -126,8 +130,15 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
         case RingReader::Resync::again: source_.fruitless(attached); return -EAGAIN;
         case RingReader::Resync::corrupt: break;
     }
+    return corrupt(attached);
+}
+
+/// A publisher that breaks the protocol is heard no more; the others are.
+int Subscriber::corrupt(Attached& attached) {
+    const std::string topic = attached.topic;
     let_go(attached);
-    return -EAGAIN;
+    return failed(EPROTO, "a publisher of '" + topic +
+                              "' has broken the protocol: nothing more is read from it");
 }
 
 int Subscriber::report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message) {

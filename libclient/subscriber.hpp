@@ -93,6 +93,7 @@ private:
     int lapped(Attached& attached, ipcbus_message* ret_message);
     int report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message);
     bool accepts(const Attached& attached, const protocol::Record& record);
+    int corrupt(Attached& attached);
     int nothing() const;
     int try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);
@@ -123,6 +124,7 @@ private:
     sys::Result<void> subscribe();
     void resubscribe();
     int begin_use();
+    void note_thread();
 
     Bus& bus_;
     const std::string filter_;

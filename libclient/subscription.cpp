@@ -56,6 +56,7 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
         return fail(EINVAL, "the filter '" + filter + "' cannot be subscribed to: " + fault);
     }
     std::unique_ptr<Subscriber> subscriber(new Subscriber(bus, filter, options));
+    subscriber->note_thread();
     IPCBUS_TRY(bus.require_connection());
     IPCBUS_TRY(subscriber->subscribe());
     return subscriber;
@@ -157,7 +158,10 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
         }
         Result<sys::RingMapping> ring = sys::map_ring(fd.get(), protocol::kRingDataOffset,
                                                       told.ring_bytes, sys::Access::read_only);
-        if (ring.ok()) {
+        if (ring.ok() && reinterpret_cast<const protocol::RingHeader*>(ring.value().header())
+                                 ->incompatible_flags != 0) {
+            delivery.error = fail(EPROTONOSUPPORT, "its ring is of a newer version");
+        } else if (ring.ok()) {
             delivery.ring = std::move(ring).value();
         } else {
             delivery.error = std::move(ring.error());

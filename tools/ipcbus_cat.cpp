@@ -37,6 +37,7 @@ constexpr std::string_view kTool = "ipcbus-cat";
 constexpr std::size_t kBatchMax = 1024;
 constexpr std::size_t kBatchBytes = 256 * 1024;
 constexpr std::int64_t kLossReportEveryNs = 1'000'000'000;
+constexpr std::int64_t kWarningEveryNs = 1'000'000'000;
 /// "No exit code: go on."
 constexpr int kGoOn = -1;
 
@@ -196,8 +197,22 @@ private:
             case -ETIMEDOUT: ret_empty = true; return kGoOn;
             case -EINTR: return kGoOn;  // a stop signal is looked at by the caller
             case -ESTALE: return note_loss();
+            // One publication cannot be read (its publisher broke the protocol, or there is no
+            // memory or descriptor for its ring); the others go on.
+            case -EPROTO:
+            case -ENOMEM:
+            case -EMFILE: return options_.strict ? report_failure(kTool, "receive", result)
+                                                 : warn_of_publication(result);
             default: return report_failure(kTool, "receive", result);
         }
+    }
+
+    int warn_of_publication(std::int64_t result) {
+        if (!options_.common.quiet && next_warning_.passed()) {
+            report(kTool, "cannot receive from one publisher: " + library_error(result));
+            next_warning_ = sys::Deadline::after(kWarningEveryNs);
+        }
+        return kGoOn;
     }
 
     /// Messages that are lent: to the output or the command, and back.
@@ -344,6 +359,7 @@ private:
     std::uint64_t lost_ = 0;
     std::uint64_t lost_reported_ = 0;
     sys::Deadline next_loss_report_;
+    sys::Deadline next_warning_{0};
     sys::Deadline idle_;
 };
 

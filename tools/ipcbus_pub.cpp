@@ -20,6 +20,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
@@ -29,6 +30,8 @@ namespace {
 constexpr std::string_view kTool = "ipcbus-pub";
 constexpr std::size_t kBatch = 1024;
 constexpr std::int64_t kCatchUpNs = 100'000'000;
+/// What fits any ring that an administrator is likely to configure.
+constexpr std::uint64_t kUsualBytes = 4096;
 /// "No exit code: go on."
 constexpr int kGoOn = -1;
 
@@ -240,9 +243,25 @@ private:
     std::uint64_t published_ = 0;
 };
 
-int advertise(const PubOptions& options, ipcbus_bus* bus, PublisherPtr& ret_publisher) {
+/// Bytes of the one message that will be published, as far as that is known before it is read.
+std::uint64_t known_bytes(const PubOptions& options, int input) {
+    if (options.payload == PubOptions::Payload::text) {
+        return options.text.size();
+    }
+    struct stat status{};
+    const bool is_known = !options.streams() && ::fstat(input, &status) == 0 &&
+                          S_ISREG(status.st_mode) && status.st_size > 0;
+    return is_known ? static_cast<std::uint64_t>(status.st_size) : 0;
+}
+
+int advertise(const PubOptions& options, int input, ipcbus_bus* bus,
+              PublisherPtr& ret_publisher) {
     ipcbus_publisher_options publisher_options = IPCBUS_INIT(publisher_options);
     publisher_options.ring_bytes = options.ring_bytes;
+    if (const std::uint64_t bytes = known_bytes(options, input);
+        bytes > kUsualBytes && options.ring_bytes == 0) {
+        publisher_options.message_bytes_max = bytes;  // the daemon chooses a ring that fits
+    }
     publisher_options.max_block_ns = std::max<std::int64_t>(options.max_block_ns, 0);
     ipcbus_publisher* publisher = nullptr;
     const int result =
@@ -283,7 +302,7 @@ int run(const PubOptions& options) {
         return code;
     }
     PublisherPtr publisher;
-    if (const int code = advertise(options, bus.get(), publisher); code != kGoOn) {
+    if (const int code = advertise(options, input, bus.get(), publisher); code != kGoOn) {
         return code;
     }
     finish_messages_on_stop();

@@ -5,16 +5,16 @@
 //   D (daemon)                                    W (writer, slow path; ring_writer.hpp)
 //   [J1] attention += 1                           [W3] store announced
 //   [J2] full fence                               [W4] full fence
-//   [J3] load announced, then newest, its word    [W5] load attention: changed: take it in, start
-//   [J4] start = end of the newest record              again
+//   [J3] load announced, then newest, its word    [W5] load attention: changed: take it in
+//   [J4] start = end of the newest record
 //   [J5] MEMBERS with start to W, answer to R
 //
 // Either W's [W5] sees [J1], and W waits for the frame before it writes any further; or D's [J3]
 // sees W's [W3], and then W writes no further than that `announced`, plus one raise that ends in a
 // look that does see [J1]. So nothing at or above announced - capacity + the largest raise is
 // overwritten before W knows the reader: that margin is what protects it. The end of the newest
-// record is always that high (3 x record + 32 <= capacity, layout.hpp); settle_start checks it all the same,
-// because the ring is hostile input.
+// record is always that high (3 x record + 32 <= capacity, layout.hpp); settle_start checks it all
+// the same, because the ring is hostile input.
 #pragma once
 
 #include "protocol/layout.hpp"

@@ -193,14 +193,17 @@ struct CursorSlot {
     std::atomic<u64> received;  ///< messages received so far; for statistics
 };
 
-// Behind the header: an `asleep` word a waiter (u32 episode, odd while its thread may be in
-// FUTEX_WAIT), then the slots.
-constexpr u64 asleep_offset(u32 waiter) { return sizeof(CursorHeader) + u64{4} * waiter; }
-constexpr u64 slot_offset(const Geometry& g, u32 slot) {
-    return align_up(asleep_offset(g.waiters_max), kCacheLine) + sizeof(CursorSlot) * slot;
+// Behind the header: the slots, then an `asleep` word a waiter (u32 episode, odd while its thread
+// may be in FUTEX_WAIT). Slots are given out from 0 on, and so are waiters: of a page that is large
+// enough for anybody, a client pays for what it uses.
+constexpr u64 slot_offset(u32 slot) {
+    return sizeof(CursorHeader) + sizeof(CursorSlot) * u64{slot};
+}
+constexpr u64 asleep_offset(const Geometry& g, u32 waiter) {
+    return align_up(slot_offset(g.attachments_max), kCacheLine) + u64{4} * waiter;
 }
 constexpr u64 cursor_bytes(const Geometry& g) {
-    return align_up(slot_offset(g, g.attachments_max), kPageBytes);
+    return align_up(asleep_offset(g, g.waiters_max), kPageBytes);
 }
 
 constexpr u64 kParkedWaiterBits = 16;

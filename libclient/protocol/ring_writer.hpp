@@ -16,8 +16,9 @@
 //   [W1] smallest reliable cursor c, each loaded with acquire: what those readers have read may now
 //        be overwritten. Pairs with [R6] in ring_reader.hpp.
 //   [W2] a = min(max(announced + capacity/16, p + r + 16), c + capacity); below p + r + 16: full.
-//   [W3] store announced = a   [W4] full fence   [W5] look at attention: changed: take it in and
-//        start again at [W1] (join.hpp says why).
+//   [W3] store announced = a   [W4] full fence   [W5] look at attention: changed: take it in, so
+//        that the next raise counts the new readers' cursors. The room just raised is the writer's
+//        (join.hpp says why).
 //   [W6] write the payload
 //   [W7] write the header {0, N+1} where N+1 will stand: the terminator
 //   [W8] store N's word, with release. A reader finds N by an acquire load of it: one line travels.

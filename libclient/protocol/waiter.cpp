@@ -227,7 +227,12 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
             sweep();
             return Slept::timed_out;
         case sys::FutexWait::woken:
-        case sys::FutexWait::value_changed: break;
+        case sys::FutexWait::value_changed:
+            // Rung, and no bit says why: the daemon, or somebody has cleared the bit.
+            if (words_.doorbell->summary.load(std::memory_order_relaxed) == 0) {
+                sweep();
+            }
+            break;
     }
     woken(timeout_ns);
     return Slept::news;

@@ -164,7 +164,7 @@ struct Detached {
     static void fields(auto& self, auto& v) { v(self.attachment); }
 };
 
-/// The writer has taken in its publication's membership up to `number`. Not answered.
+/// The writer's client has received its publication's membership up to `number`. Not answered.
 struct Taken {
     static constexpr FrameType kType = FrameType::taken;
     u64 publication = 0;

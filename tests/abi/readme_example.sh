@@ -13,6 +13,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
+# shellcheck disable=SC2016 # backticks of Markdown
 sed -n '/^```cpp$/,/^```$/p' "$readme" | sed '1d;$d' >"$work/quoted"
 sed -n '/^#include/,$p' "$source" >"$work/compiled"
 [ -s "$work/compiled" ]

@@ -252,6 +252,66 @@ TEST_CASE("complaints: a bad cursor costs that attachment, a stall the claim to 
     }
 }
 
+TEST_CASE("frames ring who sleeps; who only says so gets no memory for it") {
+    DaemonFixture daemon;
+    RawClient client = RawClient::on_bus(daemon.socket_path());
+    client.expect_nothing();
+    const u32 waiters = client.welcome.geometry.waiters_max;
+    const auto asleep = [&](u32 waiter) {
+        return reinterpret_cast<std::atomic<u32>*>(client.cursor.data() +
+                                                   protocol::asleep_offset(client.welcome.geometry, waiter));
+    };
+    const auto bell = [&](u32 waiter) {
+        return reinterpret_cast<protocol::DoorbellWaiter*>(client.doorbell.data() +
+                                                           protocol::waiter_offset(waiter))
+            ->bell.load(std::memory_order_acquire);
+    };
+    const auto* frames = &reinterpret_cast<const protocol::MailboxHeader*>(client.mailbox.data())
+                              ->frames;
+    const auto doorbell_blocks = [&] {
+        struct stat status{};
+        REQUIRE(::fstat(client.own_fds.at(1).get(), &status) == 0);
+        return status.st_blocks;
+    };
+    auto* used = &reinterpret_cast<protocol::CursorHeader*>(client.cursor.data())->waiters_used;
+    CHECK(bell(3) == 0);  // as a sleeper: reads its bell, then says that it sleeps
+    asleep(3)->store(7);
+    used->store(5);
+    const u64 before = frames->load();
+    // The bell is rung after the send has completed, which is after we may have read it: the
+    // second answer is sent after the first bell.
+    client.expect_nothing();
+    client.expect_nothing();
+    CHECK(frames->load() > before);
+    CHECK(bell(3) >= 1);
+    CHECK(bell(2) == 0);
+
+    // More sleepers than are rung in one turn: the last one gets his turn, too.
+    for (u32 waiter = 0; waiter < 300; waiter++) {
+        CHECK(bell(waiter) == (waiter == 3 ? bell(3) : 0));
+        asleep(waiter)->store(1);
+    }
+    used->store(300);
+    client.expect_nothing();
+    const sys::Deadline deadline = sys::Deadline::after(20'000'000'000);
+    while (bell(299) == 0 && !deadline.passed()) {
+        // no frame, whose announcement would begin another round
+    }
+    for (u32 waiter = 0; waiter < 300; waiter++) {
+        CHECK(bell(waiter) >= 1);
+    }
+
+    const auto blocks = doorbell_blocks();
+    for (u32 waiter = 0; waiter < waiters; waiter++) {
+        asleep(waiter)->store(1);
+    }
+    used->store(~u32{0});
+    for (int i = 0; i < 10; i++) {
+        client.expect_nothing();
+    }
+    CHECK(doorbell_blocks() == blocks);
+}
+
 TEST_CASE("requests that cannot be granted say why, and which key to raise") {
     DaemonFixture daemon(R"(
         [publications]

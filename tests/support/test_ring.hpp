@@ -11,6 +11,8 @@
 #include "sys/mapping.hpp"
 #include "sys/memfd.hpp"
 
+#include <doctest/doctest.h>
+
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -28,8 +30,6 @@ using protocol::u8;
 /// Where a ring's positions begin. The protocol says `capacity`; the two others cross the edge of
 /// 32 bits, and of 64, within the first lap.
 enum class Origin { capacity, below_2_32, below_2_64 };
-inline constexpr Origin kOrigins[] = {Origin::capacity, Origin::below_2_32, Origin::below_2_64};
-
 constexpr u64 origin_position(Origin origin, u64 capacity) {
     switch (origin) {
         case Origin::capacity: return capacity;
@@ -37,6 +37,18 @@ constexpr u64 origin_position(Origin origin, u64 capacity) {
         case Origin::below_2_64: return u64{0} - capacity / 2 + 16;
     }
     return capacity;
+}
+
+inline constexpr Origin kOrigins[] = {Origin::capacity, Origin::below_2_32, Origin::below_2_64};
+
+/// Runs the test case once with each. For test cases without other SUBCASEs: doctest does not try
+/// every combination of two groups of them.
+inline Origin each_origin() {
+    Origin origin = Origin::capacity;
+    SUBCASE("from the capacity") { origin = Origin::capacity; }
+    SUBCASE("over 2^32") { origin = Origin::below_2_32; }
+    SUBCASE("over 2^64") { origin = Origin::below_2_64; }
+    return origin;
 }
 
 /// The mirrored memory of one ring, formatted.
@@ -113,10 +125,10 @@ public:
 
     [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
     [[nodiscard]] std::atomic<u32>& asleep(u32 waiter) const {
-        return at<std::atomic<u32>>(cursor_, protocol::asleep_offset(waiter));
+        return at<std::atomic<u32>>(cursor_, protocol::asleep_offset(geometry_, waiter));
     }
     [[nodiscard]] protocol::CursorSlot& slot(u32 number) const {
-        return at<protocol::CursorSlot>(cursor_, protocol::slot_offset(geometry_, number));
+        return at<protocol::CursorSlot>(cursor_, protocol::slot_offset(number));
     }
     [[nodiscard]] protocol::DoorbellWaiter& waiter(u32 number) const {
         return at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(number));
@@ -179,6 +191,7 @@ private:
 
 /// A daemon that has nothing to say, and remembers what it is told.
 struct QuietControl : protocol::Control {
+    virtual ~QuietControl() = default;
     Heard take_in(u64) override {
         taken_in++;
         return Heard::hung_up;
@@ -198,6 +211,7 @@ struct QuietControl : protocol::Control {
 
 /// Nothing but the rings ends a sleep.
 struct Nowhere : protocol::Elsewhere {
+    virtual ~Nowhere() = default;
     bool look() override { return false; }
 };
 
@@ -248,11 +262,32 @@ inline void publish_over(protocol::RingWriter& writer, u64 bytes) {
     }
 }
 
+/// One receive, as the library does it: look, copy, check, go on. A record's payload is then in
+/// `ret_payload`, and is one that the reader may believe.
+inline protocol::RingReader::Look receive(protocol::RingReader& reader, protocol::Record& ret_record,
+                                          std::vector<std::byte>& ret_payload) {
+    using Look = protocol::RingReader::Look;
+    const Look look = reader.look(ret_record);
+    if (look != Look::record) {
+        return look;
+    }
+    ret_payload.resize(ret_record.payload_bytes);
+    if (!ret_payload.empty()) {
+        protocol::copy_untrusted(ret_payload.data(), ret_record.payload, ret_payload.size());
+    }
+    if (!reader.intact(ret_record.position)) {
+        return Look::lapped;
+    }
+    reader.advance(ret_record);
+    return Look::record;
+}
+
 /// How long a race test runs: `seconds`, or IPCBUS_TEST_SECONDS for a thorough one.
 inline double race_seconds(double seconds) {
     const char* wanted = std::getenv("IPCBUS_TEST_SECONDS");
     return wanted != nullptr ? std::atof(wanted) : seconds;
 }
+inline bool thorough() { return std::getenv("IPCBUS_TEST_SECONDS") != nullptr; }
 /// The seed of a random test: fixed, or IPCBUS_TEST_SEED. Tests name it when they fail.
 inline u32 race_seed() {
     const char* wanted = std::getenv("IPCBUS_TEST_SEED");

@@ -4,6 +4,8 @@
 // Method: texts, parsed in surroundings that the test invents. Pure.
 #include "config.hpp"
 
+#include "protocol/layout.hpp"
+
 #include <doctest/doctest.h>
 
 #include <fcntl.h>
@@ -263,7 +265,8 @@ record_bytes_max = 1000
     CHECK(bytes("plant/7/video", 0) == 64 * kMiB);
     CHECK(bytes("plant/7/temp", 0) == 64 * kKiB);  // its own maximum holds for the default, too
     CHECK(config.ring_for("plant/7/temp", 0).value().record_bytes_max == 1000);
-    CHECK(config.ring_for("other", 0).value().record_bytes_max == 32 * kKiB);
+    CHECK(config.ring_for("other", 0).value().record_bytes_max ==
+          protocol::record_bytes_max(128 * kKiB));
     // A publication under a filter is only covered by a rule that covers all of it.
     CHECK(bytes("plant/+/video", 0) == 64 * kMiB);
     CHECK(bytes("plant/#", 0) == 64 * kKiB);

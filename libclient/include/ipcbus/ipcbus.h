@@ -125,7 +125,8 @@ IPCBUS_EXPORT uint64_t ipcbus_reconnects(const ipcbus_bus *bus);
 
 struct ipcbus_publisher_options {
     size_t struct_size;
-    /* Bytes of the ring: a power of two within the bus's limits. 0: as configured for the topic. */
+    /* Bytes of the ring, rounded up to the next size that the bus makes: powers of two from 64 KiB
+     * up to its limit for the topic. 0: as configured for the topic. */
     uint64_t ring_bytes;
     /* The largest message that will be published, bytes. 0: as large as the ring allows, which is
      * just below a quarter of it. */
@@ -251,7 +252,10 @@ struct ipcbus_message {
  *   -EMSGSIZE  the buffer is too small: ret_message->size tells what it takes; the message stays
  *   -ESTALE    the publisher has overtaken this subscriber: ret_message->lost messages are lost, no
  *              message was received; the next call goes on with the oldest there is
+ *   -EPROTO    a publisher has broken the protocol and is heard no more; the others are
+ *   -ENOMEM -EMFILE   a publication that matches could not be attached to; the others are heard
  *   -EAGAIN -ETIMEDOUT -EINTR -ESHUTDOWN -EBUSY (a loan is open) -ECHILD
+ * A subscriber of mode IPCBUS_LATEST is not told of what it passes over, but ipcbus_lost() counts it.
  */
 IPCBUS_EXPORT int ipcbus_receive(ipcbus_subscriber *subscriber, void *buffer, size_t size,
                                  int64_t timeout_ns, struct ipcbus_message *ret_message);

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: the control protocol's bytes are what they were, frame by frame, and nothing but a whole,
+// bounded frame is taken. Pure. The golden bytes were made by another program than the code under
+// test; a change here is a change of the protocol's version, and of ipcbus-protocol(7).
+#include "protocol/wire.hpp"
+
+#include <doctest/doctest.h>
+
+#include <random>
+
+using namespace ipcbus::protocol;
+using Bytes = std::vector<std::byte>;
+
+namespace {
+
+constexpr u64 kSome = 0x1122334455667788;
+constexpr u64 kRequest = 0x0102030405060708;
+
+Id128 id_from(u8 first) {
+    Id128 id{};
+    for (u8& byte : id) {
+        byte = first++;
+    }
+    return id;
+}
+
+std::string hex(const Bytes& bytes) {
+    constexpr const char* kDigits = "0123456789abcdef";
+    std::string text;
+    for (const std::byte byte : bytes) {
+        text += kDigits[static_cast<unsigned>(byte) >> 4];
+        text += kDigits[static_cast<unsigned>(byte) & 15];
+    }
+    return text;
+}
+
+std::span<const std::byte> fields_of(const Bytes& frame) {
+    return std::span(frame).subspan(kFrameHeaderBytes);
+}
+
+/// The golden bytes, there and back; nothing shorter or longer is taken; what noise is taken comes
+/// back as it was.
+template <class Frame>
+void check(const Frame& example, const char* golden) {
+    CAPTURE(frame_name(Frame::kType));
+    Bytes bytes;
+    encode(bytes, example, kRequest);
+    CHECK(hex(bytes) == golden);
+
+    Frame back;
+    REQUIRE(decode(fields_of(bytes), back));
+    Bytes again;
+    encode(again, back, kRequest);
+    CHECK(again == bytes);
+
+    for (std::size_t cut = 0; cut < bytes.size() - kFrameHeaderBytes; cut++) {
+        Frame cut_off;
+        CHECK_FALSE(decode(fields_of(bytes).first(cut), cut_off));
+    }
+    for (const unsigned extra : {0u, 1u, 255u}) {
+        Bytes longer = bytes;
+        longer.push_back(static_cast<std::byte>(extra));
+        Frame too_long;
+        CHECK_FALSE(decode(fields_of(longer), too_long));
+    }
+
+    std::mt19937 random(static_cast<unsigned>(Frame::kType));
+    for (int i = 0; i < 500; i++) {
+        Bytes noise = bytes;
+        for (std::size_t at = kFrameHeaderBytes; at < noise.size(); at++) {
+            if (random() % 4 == 0) {
+                noise[at] = static_cast<std::byte>(random());
+            }
+        }
+        Frame taken;
+        if (decode(fields_of(noise), taken)) {
+            Bytes same;
+            encode(same, taken, kRequest);
+            CHECK(same == noise);
+        }
+    }
+}
+
+/// Fields by hand: a count that may be a lie, then so many bytes.
+Bytes counted(u16 count, std::size_t bytes) {
+    Bytes out;
+    FieldWriter writer(out);
+    writer(count);
+    out.resize(out.size() + bytes, std::byte{'x'});
+    return out;
+}
+
+Bytes joined(std::initializer_list<Bytes> parts) {
+    Bytes all;
+    for (const Bytes& part : parts) {
+        all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+}
+
+template <class Frame>
+bool decodes(std::initializer_list<Bytes> parts, Frame& ret_frame) {
+    const Bytes fields = joined(parts);
+    return decode(std::span<const std::byte>(fields), ret_frame);
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("wire");
+
+TEST_CASE("numbers of the protocol") {
+    CHECK(kProtocolMajor == 1);
+    CHECK(kProtocolMinor == 0);
+    CHECK(kFeatures == 0);
+    CHECK(kFrameHeaderBytes == 16);
+    CHECK(kFrameBytesMax == 16384);
+    CHECK(kMembersPerFrameMax == 256);
+    CHECK(kClientNameBytesMax == 64);
+    CHECK(kErrorTextBytesMax == 512);
+    CHECK(kFdsUnacknowledgedMax == 64);
+    CHECK(kFdsPerFrameMax == 4);
+    CHECK(static_cast<u8>(ReaderMode::reliable) == 0);
+    CHECK(static_cast<u8>(ReaderMode::lossy) == 1);
+    CHECK(static_cast<u8>(ReaderMode::latest) == 2);
+    CHECK(static_cast<u8>(Complaint::stalled) == 1);
+    CHECK(static_cast<u8>(Complaint::bad_cursor) == 2);
+    CHECK(static_cast<u8>(EndReason::publisher_gone) == 1);
+    CHECK(static_cast<u8>(EndReason::detached) == 2);
+    CHECK(kPeerCursor == 1);
+    CHECK(kPeerDoorbell == 2);
+    CHECK(std::string(frame_name(FrameType::hello)) == "HELLO");
+    CHECK(std::string(frame_name(FrameType::peer_gone)) == "PEER_GONE");
+    CHECK(std::string(frame_name(FrameType{12})) == "unknown frame");
+}
+
+TEST_CASE("golden bytes, from clients") {
+    Hello hello;
+    hello.name = "pump";
+    check(hello,
+          "2600000001000000080706050403020101000000010000000000000000000000"
+          "040070756d70");
+    Resume resume;
+    resume.client = 0xa1a2a3a4a5a6a7a8;
+    resume.token = id_from(0x10);
+    check(resume,
+          "3800000002000000080706050403020101000000010000000000000000000000"
+          "a8a7a6a5a4a3a2a1101112131415161718191a1b1c1d1e1f");
+    Advertise advertise;
+    advertise.topic = "plant/7/temp";
+    advertise.ring_bytes = 0x100000;
+    advertise.record_bytes_max = 0x3000;
+    advertise.waiter = 2;
+    advertise.lineage = id_from(0x10);
+    advertise.first_sequence = 77;
+    check(advertise,
+          "460000000300000008070605040302010c00706c616e742f372f74656d700000"
+          "1000000000000030000002000000101112131415161718191a1b1c1d1e1f4d00"
+          "000000000000");
+    check(Mapped{kSome},
+          "180000000400000008070605040302018877665544332211");
+    check(Unadvertise{kSome},
+          "180000000500000008070605040302018877665544332211");
+    check(Subscribe{"plant/#", static_cast<u8>(ReaderMode::lossy)},
+          "1a0000000600000008070605040302010700706c616e742f2301");
+    check(Unsubscribe{kSome},
+          "180000000700000008070605040302018877665544332211");
+    check(Detached{kSome},
+          "180000000800000008070605040302018877665544332211");
+    check(Taken{kSome, 3},
+          "2000000009000000080706050403020188776655443322110300000000000000");
+    check(Received{5},
+          "140000000a000000080706050403020105000000");
+    check(Complain{kSome, 9, static_cast<u8>(Complaint::bad_cursor)},
+          "210000000b000000080706050403020188776655443322110900000000000000"
+          "02");
+}
+
+TEST_CASE("golden bytes, from the daemon") {
+    Welcome welcome;
+    welcome.bus = id_from(0x10);
+    welcome.client = 12;
+    welcome.token = id_from(0xf0);
+    welcome.geometry = {64, 256, 1024};
+    welcome.stall_timeout_ns = 5000000000;
+    welcome.resumed = 1;
+    check(welcome,
+          "5d00000040000000080706050403020101000000010000000000000000000000"
+          "101112131415161718191a1b1c1d1e1f0c00000000000000f0f1f2f3f4f5f6f7"
+          "f8f9fafbfcfdfeff40000000000100000004000000f2052a0100000001");
+    check(ErrorFrame{13, "no"},
+          "180000004100000008070605040302010d00000002006e6f");
+    check(Done{},
+          "10000000420000000807060504030201");
+    check(Advertised{kSome, 3, 0x100000, 0x3000, 0x100000, 77},
+          "3800000043000000080706050403020188776655443322110300000000001000"
+          "000000000030000000001000000000004d00000000000000");
+    check(Subscribed{kSome, 2},
+          "1c000000440000000807060504030201887766554433221102000000");
+    check(Peer{12, {64, 256, 1024}, kPeerCursor | kPeerDoorbell},
+          "250000004500000008070605040302010c000000000000004000000000010000"
+          "0004000003");
+    check(PeerGone{12},
+          "180000004600000008070605040302010c00000000000000");
+    Members members;
+    members.publication = kSome;
+    members.number = 4;
+    members.attach = {{21, 12, 5, 0x1000, 1}, {22, 13, 6, 0x2000, 0}};
+    members.detach = {20};
+    check(members,
+          "6600000047000000080706050403020188776655443322110400000000000000"
+          "020015000000000000000c000000000000000500000000100000000000000116"
+          "000000000000000d000000000000000600000000200000000000000001001400"
+          "000000000000");
+    Attached attached;
+    attached.subscription = 31;
+    attached.attachment = 32;
+    attached.publication = 33;
+    attached.peer = 34;
+    attached.index = 1;
+    attached.waiter = 2;
+    attached.slot = 3;
+    attached.ring_bytes = 0x100000;
+    attached.record_bytes_max = 0x3000;
+    attached.start = 0x100040;
+    attached.start_sequence = 79;
+    attached.mode = static_cast<u8>(ReaderMode::latest);
+    attached.lineage = id_from(0x10);
+    attached.uid = 1000;
+    attached.topic = "plant/7/temp";
+    check(attached,
+          "7b0000004800000008070605040302011f000000000000002000000000000000"
+          "2100000000000000220000000000000001000000020000000300000000001000"
+          "000000000030000040001000000000004f000000000000000210111213141516"
+          "1718191a1b1c1d1e1fe80300000c00706c616e742f372f74656d70");
+    check(Ended{32, static_cast<u8>(EndReason::publisher_gone)},
+          "19000000490000000807060504030201200000000000000001");
+    check(Stopping{},
+          "100000004a0000000807060504030201");
+}
+
+TEST_CASE("strings are bounded, whatever their count says") {
+    Hello hello;
+    const Bytes before(16, std::byte{0});
+    CHECK(decodes({before, counted(0, 0)}, hello));
+    CHECK(decodes({before, counted(64, 64)}, hello));
+    CHECK(hello.name == std::string(64, 'x'));
+    CHECK_FALSE(decodes({before, counted(65, 65)}, hello));
+    CHECK_FALSE(decodes({before, counted(64, 63)}, hello));
+    CHECK_FALSE(decodes({before, counted(0xffff, 64)}, hello));
+    CHECK_FALSE(decodes({before, counted(0xffff, 0xffff)}, hello));
+    CHECK_FALSE(decodes({before, counted(63, 64)}, hello));
+
+    Subscribe subscribe;
+    const Bytes mode(1, std::byte{0});
+    CHECK(decodes({counted(255, 255), mode}, subscribe));
+    CHECK_FALSE(decodes({counted(256, 256), mode}, subscribe));
+    CHECK_FALSE(decodes({counted(0xffff, 255), mode}, subscribe));
+
+    ErrorFrame error;
+    const Bytes code(4, std::byte{0});
+    CHECK(decodes({code, counted(512, 512)}, error));
+    CHECK_FALSE(decodes({code, counted(513, 513)}, error));
+}
+
+TEST_CASE("lists are bounded, whatever their count says") {
+    Members members;
+    const Bytes before(16, std::byte{0});
+    const std::size_t item = 29;
+    const Bytes none = counted(0, 0);
+    CHECK(decodes({before, none, none}, members));
+    CHECK(decodes({before, counted(256, 256 * item), none}, members));
+    CHECK(members.attach.size() == 256);
+    CHECK(decodes({before, none, counted(256, 256 * 8)}, members));
+    CHECK(members.attach.empty());
+    CHECK(members.detach.size() == 256);
+    CHECK_FALSE(decodes({before, counted(257, 257 * item), none}, members));
+    CHECK_FALSE(decodes({before, none, counted(257, 257 * 8)}, members));
+    CHECK_FALSE(decodes({before, counted(0xffff, 0)}, members));
+    CHECK_FALSE(decodes({before, none, counted(0xffff, 12)}, members));
+
+    // A whole frame of the largest lists is within the bound of a frame.
+    members.attach.resize(256);
+    members.detach.resize(256);
+    Bytes frame;
+    encode(frame, members, 1);
+    CHECK(frame.size() == 16 + 16 + 2 + 256 * item + 2 + 256 * 8);
+    CHECK(frame.size() <= kFrameBytesMax);
+}
+
+TEST_CASE("frames are appended, each with its own length") {
+    Bytes stream;
+    encode(stream, Done{}, 1);
+    CHECK(stream.size() == 16);
+    encode(stream, Taken{1, 2}, 3);
+    CHECK(stream.size() == 16 + 32);
+    CHECK(stream[0] == std::byte{16});
+    CHECK(stream[16] == std::byte{32});
+}
