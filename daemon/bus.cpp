@@ -5,6 +5,7 @@
 #include "log.hpp"
 
 #include <sys/random.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 
@@ -55,15 +56,20 @@ sys::Result<void> check_versions(const Frame& frame) {
 }  // namespace
 
 sys::Result<std::unique_ptr<Bus>> Bus::create(EventLoop& loop, const Config& config) {
-    std::unique_ptr<Bus> bus(new Bus(loop, config));
+    rlimit descriptors{};
+    if (::getrlimit(RLIMIT_NOFILE, &descriptors) != 0) {
+        return sys::fail_errno("getrlimit");
+    }
+    std::unique_ptr<Bus> bus(new Bus(loop, config, descriptors.rlim_cur));
     bus->bus_id_ = IPCBUS_TRY(random_id());
     return bus;
 }
 
-Bus::Bus(EventLoop& loop, const Config& config)
+Bus::Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max)
     : loop_(loop),
       config_(config),
       quota_(config.limits),
+      fd_budget_(descriptors_max),
       lingering_(loop),
       scope_(loop),
       stall_timer_(scope_, [this] { stall_time_over(); }) {}
@@ -93,7 +99,8 @@ protocol::Geometry Bus::geometry() const {
 // ----------------------------------------------------------------------------------- connections
 
 void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
-    auto made = std::make_unique<Session>(*this, loop_, std::move(socket), std::move(peer));
+    auto made = std::make_unique<Session>(*this, loop_, fd_budget_, std::move(socket),
+                                          std::move(peer));
     Session& session = *made;
     sessions_.emplace(&session, std::move(made));
     // Counted from the first moment: who connects and says nothing costs as much as a client.
@@ -129,6 +136,14 @@ void Bus::pump_all() {
         }
     }
     to_pump_.clear();
+}
+
+void Bus::descriptors_came_back() {
+    if (fd_budget_.take_relief()) {
+        for (const auto& [id, client] : clients_) {
+            client->session->touch();
+        }
+    }
 }
 
 void Bus::announce_frames(Client& client) {
@@ -171,7 +186,7 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
     auto token = random_id();
     auto memory = ClientMemory::create(registry_.next_id(), geometry());
     if (!token.ok() || !memory.ok()) {
-        session.fail(request, token.ok() ? memory.error() : token.error());
+        session.fail(request, token.ok() ? with_remedy("client", memory.error()) : token.error());
         return;
     }
     const Id id = memory.value().client();
@@ -315,6 +330,16 @@ void Bus::stop(std::function<void()> on_empty) {
 
 sys::Error Bus::stopping_error() {
     return sys::fail(ESHUTDOWN, "the bus is stopping: nothing new is begun");
+}
+
+/// What the system refused, with what an administrator can do about it.
+sys::Error Bus::with_remedy(std::string_view what, const sys::Error& error) {
+    const std::string_view remedy =
+        error.code == EMFILE ? "; raise the daemon's RLIMIT_NOFILE (LimitNOFILE=)"
+        : error.code == ENOMEM || error.code == ENOSPC
+            ? "; the host, or the daemon's MemoryMax=, has too little memory for this bus"
+            : "";
+    return sys::fail(error.code, fmt::format("{}: {}{}", what, error.what, remedy));
 }
 
 void Bus::nothing_left() {

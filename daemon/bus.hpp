@@ -64,6 +64,8 @@ public:
     void pump_later(Session& session);
     /// Adds what the client is to be told, as far as descriptors and room allow.
     void tell(Client& client, Outbox& outbox);
+    /// Whoever waits for room in the budget of descriptors on the way may try again.
+    void descriptors_came_back();
     /// A send to the client has completed: whoever of it sleeps is rung, from the end of this turn on.
     void announce_frames(Client& client);
     [[nodiscard]] std::uint64_t unread_bytes_max() const {
@@ -71,7 +73,7 @@ public:
     }
 
 private:
-    Bus(EventLoop& loop, const Config& config);
+    Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max);
 
     // bus.cpp
     [[nodiscard]] Client* find_client(Id id);
@@ -80,6 +82,7 @@ private:
     void tell_again(Client& client, const Outbox& lost);
     void linger(Client& client, Session& session);
     [[nodiscard]] static sys::Error stopping_error();
+    [[nodiscard]] static sys::Error with_remedy(std::string_view what, const sys::Error& error);
     void pump_all();
     void ring_later(Client& client);
     void ring_some();
@@ -115,13 +118,14 @@ private:
     EventLoop& loop_;
     Config config_;
     Quota quota_;  ///< outlives everything below, which is charged to it
+    FdBudget fd_budget_;  ///< the same
     protocol::Id128 bus_id_{};
     Registry registry_;
     Lingering lingering_;
     std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
     std::unordered_map<Id, std::unique_ptr<Client>> clients_;
     /// Those that are over, until nothing of them is under way.
-    std::vector<std::unique_ptr<Publication>> retired_;
+    std::unordered_map<const Publication*, std::unique_ptr<Publication>> retired_;
     std::unordered_map<Id, Attachment> attachments_;
     std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;

@@ -99,7 +99,7 @@ Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertis
     if (frame.lineage == protocol::Id128{}) {
         return nullptr;
     }
-    for (const auto& [id, publication] : client.publications) {
+    for (const auto& [id, publication] : client.unmapped) {
         const auto& about = publication->about();
         if (publication->state() == Publication::State::offered &&
             about.lineage == frame.lineage && about.topic == frame.topic &&
@@ -162,6 +162,7 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
     Publication* made_publication = publication.get();
     publications_.emplace(id, std::move(publication));
     client.publications.emplace(id, made_publication);
+    client.unmapped.emplace(id, made_publication);
     return made_publication;
 }
 
@@ -175,10 +176,8 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
     const auto& about = publication.about();
     Client& client = *find_client(about.publisher);
     if (!result.ok()) {
-        client.session->refuse(
-            publication.advertise_request,
-            sys::fail(result.error().code,
-                      fmt::format("{}: {}", what_publication(about.topic), result.error().what)));
+        client.session->refuse(publication.advertise_request,
+                               with_remedy(what_publication(about.topic), result.error()));
         end_publication(publication);
         return;
     }
@@ -215,6 +214,7 @@ void Bus::mapped(Client& client, Id id) {
     if (found->second->state() != Publication::State::offered) {
         return;  // said again
     }
+    client.unmapped.erase(id);
     found->second->seal([this](Publication& which, sys::Result<void> result) {
         sealed(which, std::move(result));
     });
@@ -275,6 +275,7 @@ void Bus::end_publication(Publication& publication) {
     publication.end();
     if (Client* client = find_client(about.publisher)) {
         client->publications.erase(about.id);
+        client->unmapped.erase(about.id);
         client->publications_to_tell.erase(about.id);
     }
     const std::vector<Attachment*> readers = publication.attachments.all();
@@ -329,12 +330,10 @@ void Bus::release_publication(Publication& publication) {
         client->indices.give_back(about.index);
     }
     // Its operation may be what called us: it goes at the end of the turn.
-    retired_.push_back(std::move(found->second));
+    Publication* retired = found->second.get();
+    retired_.emplace(retired, std::move(found->second));
     publications_.erase(found);
-    Publication* retired = retired_.back().get();
-    retired->close([this, retired] {
-        std::erase_if(retired_, [retired](const auto& one) { return one.get() == retired; });
-    });
+    retired->close([this, retired] { retired_.erase(retired); });
 }
 
 /// A reader that cannot be sent the ring holds it here: not for longer than it may hold a publisher.

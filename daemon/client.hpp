@@ -69,6 +69,7 @@ public:
     NumberPool indices;
 
     std::map<Id, Publication*> publications;  ///< those that have not ended
+    std::map<Id, Publication*> unmapped;      ///< of them, those it has not said MAPPED of
     std::map<Id, Subscription> subscriptions;
 
     // What it is to be told, as soon as descriptors may be sent and the last send is done.

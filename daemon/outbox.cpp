@@ -5,9 +5,11 @@
 namespace ipcbus::daemon {
 
 void Outbox::account(const Told& told) {
-    IPCBUS_ASSERT(told.fds >= 1 && told.fds <= protocol::kFdsPerFrameMax && told.fds <= credit());
+    IPCBUS_ASSERT(told.fds >= 1 && told.fds <= protocol::kFdsPerFrameMax &&
+                  told.fds <= protocol::kFdsUnacknowledgedMax - fds_);
     told_.push_back(told);
     fds_ += told.fds;
+    budget_.sent(uid_, told.fds);
 }
 
 bool Outbox::received(std::uint32_t fds) {
@@ -15,12 +17,19 @@ bool Outbox::received(std::uint32_t fds) {
         return false;
     }
     fds_ -= fds;
+    budget_.came_back(uid_, fds);
     first_received_ += fds;
     while (!told_.empty() && first_received_ >= told_.front().fds) {
         first_received_ -= told_.front().fds;
         told_.pop_front();
     }
     return true;
+}
+
+void Outbox::forget_unacknowledged() {
+    budget_.came_back(uid_, std::exchange(fds_, 0));
+    told_.clear();
+    first_received_ = 0;
 }
 
 Outbox::Chunk Outbox::take() {

@@ -5,15 +5,23 @@
 #pragma once
 
 #include "event_loop.hpp"
+#include "fd_budget.hpp"
 #include "protocol/wire.hpp"
 #include "registry.hpp"
 
+#include <algorithm>
 #include <deque>
 
 namespace ipcbus::daemon {
 
 class Outbox {
 public:
+    /// The budget is charged for connections of `uid`; it outlives this.
+    Outbox(FdBudget& budget, uid_t uid) : budget_(budget), uid_(uid) {}
+    ~Outbox() { forget_unacknowledged(); }
+    Outbox(const Outbox&) = delete;
+    Outbox& operator=(const Outbox&) = delete;
+
     struct Chunk {
         std::vector<std::byte> bytes;
         std::vector<SharedFd> fds;  ///< go with the first byte
@@ -46,10 +54,14 @@ public:
     }
 
     /// Descriptors that may still be sent before the client acknowledges some.
-    [[nodiscard]] unsigned credit() const { return protocol::kFdsUnacknowledgedMax - fds_; }
+    [[nodiscard]] unsigned credit() const {
+        return std::min(protocol::kFdsUnacknowledgedMax - fds_, budget_.left(uid_));
+    }
     /// The client has received that many more. False: more than were sent.
     [[nodiscard]] bool received(std::uint32_t fds);
     [[nodiscard]] const std::deque<Told>& unacknowledged() const { return told_; }
+    /// The connection is gone: the kernel has taken back what was on the way.
+    void forget_unacknowledged();
 
     [[nodiscard]] bool empty() const { return chunks_.empty(); }
     /// Not yet handed to the socket, the chunk that is being sent included.
@@ -70,6 +82,8 @@ private:
     }
     void account(const Told& told);
 
+    FdBudget& budget_;
+    uid_t uid_;
     std::deque<Chunk> chunks_;
     std::deque<Told> told_;  ///< sent, oldest first; the client acknowledges in this order
     unsigned fds_ = 0;       ///< of all in told_, less what was acknowledged of the first

@@ -42,21 +42,18 @@ protocol::ErrorFrame error_frame(const sys::Error& error) {
 
 }  // namespace
 
-Session::Session(Bus& bus, EventLoop& loop, sys::UniqueFd socket, PeerIdentity peer)
+Session::Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd socket,
+                 PeerIdentity peer)
     : bus_(bus),
       socket_(std::move(socket)),
       peer_(std::move(peer)),
+      outbox_(budget, peer_.uid),
       scope_(loop),
       recv_(scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
             [this](int) { close(); }),
       send_(scope_, [this](int error) { sent(error); }),
       death_(scope_, [this](int) { died(); }),
-      timer_(scope_, [this] {
-          log_info("{}: {}, closing", describe(),
-                   state_ == State::closing ? "does not read why it was refused"
-                                            : "has said nothing");
-          close();
-      }) {}
+      timer_(scope_, [this] { time_is_over(); }) {}
 
 void Session::start(Charge charge) {
     charge_ = std::move(charge);
@@ -192,6 +189,7 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
             hand_over(protocol::Received{}, false, [&](const auto& frame) {
                 if (outbox_.received(frame.fds)) {
                     touch();
+                    bus_.descriptors_came_back();
                 } else {
                     fail(request, malformed(header, "more descriptors than were sent"));
                 }
@@ -222,6 +220,9 @@ void Session::fail(std::uint64_t request, const sys::Error& error) {
     // What is still to be sent goes out first: it may be the answers to good requests.
     outbox_.add(error_frame(error), request);
     state_ = State::closing;
+    if (std::exchange(resend_, false)) {
+        outbox_.sent();
+    }
     bus_.client_gone(*this);
     timer_.start(kSilenceNs);
     touch();
@@ -248,7 +249,7 @@ void Session::pump() {
             return;
         }
     }
-    if (send_.submitted()) {
+    if (send_.submitted() || resend_) {
         return;
     }
     if (outbox_.empty()) {
@@ -257,15 +258,26 @@ void Session::pump() {
         }
         return;
     }
-    Outbox::Chunk chunk = outbox_.take();
+    send(outbox_.take());
+}
+
+void Session::send(Outbox::Chunk chunk) {
+    with_fds_ = chunk.fds.empty() ? Outbox::Chunk{} : chunk;
     send_.start(socket_.get(), std::move(chunk.bytes), std::move(chunk.fds));
 }
 
 void Session::sent(int error) {
+    if (error == ETOOMANYREFS && state_ == State::active && send_.bytes_sent() == 0) {
+        // Too many descriptors of our uid are on the way. Others than ours, or FdBudget would have
+        // kept us from it: not this client's fault.
+        resend_ = true;
+        timer_.start(kResendNs);
+        return;
+    }
     outbox_.sent();
+    with_fds_ = Outbox::Chunk{};
     if (error != 0) {
-        // ETOOMANYREFS, ENOMEM: as good as a connection that broke. A hang-up (EPIPE) is told by
-        // the receive, once what came before it has been processed.
+        // A hang-up (EPIPE) is told by the receive, once what came before it has been processed.
         if (error != EPIPE && error != ECONNRESET) {
             log_warning("{}: sending: {}, closing its connection", describe(),
                         std::strerror(error));
@@ -277,6 +289,16 @@ void Session::sent(int error) {
         bus_.announce_frames(*client_);
     }
     touch();
+}
+
+void Session::time_is_over() {
+    if (std::exchange(resend_, false) && state_ == State::active) {
+        send(std::exchange(with_fds_, Outbox::Chunk{}));
+        return;
+    }
+    log_info("{}: {}, closing", describe(),
+             state_ == State::closing ? "does not read why it was refused" : "has said nothing");
+    close();
 }
 
 // --------------------------------------------------------------------------------------- its end
@@ -294,6 +316,8 @@ void Session::close() {
     }
     bus_.client_gone(*this);
     state_ = State::closed;
+    outbox_.forget_unacknowledged();
+    bus_.descriptors_came_back();
     (void)::shutdown(socket_.get(), SHUT_RDWR);
     bus_.session_closed(*this);
 }

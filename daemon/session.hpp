@@ -24,7 +24,7 @@ class Session {
 public:
     enum class State { awaiting_hello, active, closing, closed };
 
-    Session(Bus& bus, EventLoop& loop, sys::UniqueFd socket, PeerIdentity peer);
+    Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd socket, PeerIdentity peer);
 
     /// Begins to receive. A connection that says nothing for kSilenceNs is closed.
     void start(Charge charge);
@@ -72,6 +72,7 @@ public:
 
 private:
     static constexpr std::int64_t kSilenceNs = 10'000'000'000;
+    static constexpr std::int64_t kResendNs = 50'000'000;
 
     void received(std::span<const std::byte> bytes);
     void dispatch(const protocol::FrameHeader& header, std::span<const std::byte> fields);
@@ -79,7 +80,9 @@ private:
     template <class Frame>
     bool decoded(const protocol::FrameHeader& header, std::span<const std::byte> fields,
                  Frame& ret_frame);
+    void send(Outbox::Chunk chunk);
     void sent(int error);
+    void time_is_over();
     void died();
 
     Bus& bus_;
@@ -92,6 +95,8 @@ private:
     Charge charge_;
     protocol::FrameReader reader_;
     Outbox outbox_;
+    Outbox::Chunk with_fds_;  ///< the one being sent, if it has descriptors: may have to go again
+    bool resend_ = false;     ///< with_fds_ waits for the timer
     OperationScope scope_;
     RecvOperation recv_;
     SendOperation send_;

@@ -69,7 +69,7 @@ auto guarded(Body&& body) -> decltype(body()) {
     } catch (const std::bad_alloc&) {
         return failed(ENOMEM, "out of memory");
     } catch (const std::exception& error) {
-        return failed(EIO, error.what());
+        return failed(ENOMEM, error.what());  // what std::string or a mutex may throw
     }
 }
 

@@ -88,6 +88,7 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
         if (reader.go_to_newest(passed) == RingReader::Resync::done) {
             lost_ += passed;
             attached.count_lost(passed);
+            attached.passed_over += passed;
         }
     }
     for (int skips = 0; skips < kSkipsMax; skips++) {
@@ -176,7 +177,7 @@ void Subscriber::describe(const Attached& attached, const Record& record,
                                   attached.filter ? record.topic_bytes : attached.topic.size(),
                                   record.sequence,
                                   attached.publication,
-                                  0};
+                                  attached.passed_over};
 }
 
 /// For a set: whether there is anything to receive or to report.
@@ -225,6 +226,7 @@ int Subscriber::try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret
         return failed(EMSGSIZE, "the buffer is smaller than the message");
     }
     reader.advance(found.record);
+    attached.passed_over = 0;
     attached.moved();
     attached.count_received(1);
     source_.fruitful(attached);
@@ -279,6 +281,7 @@ i64 Subscriber::try_borrow(ipcbus_message* ret_messages, std::size_t count) {
     if (!reader.intact(found.record.position)) {
         return lapped(attached, ret_messages);
     }
+    attached.passed_over = 0;
     loan_ = &attached;
     loan_first_ = found.record;
     loan_last_ = last;

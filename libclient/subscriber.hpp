@@ -21,6 +21,7 @@ struct Attached : protocol::Attachment {
     u64 id;
     u64 publication;
     protocol::Id128 lineage;
+    u64 passed_over = 0;  ///< by a `latest` reader, before the message it reads next
     u64 lost_before_start = 0;  ///< messages between the last ring of this lineage and this one
     bool filter;                ///< each record names its topic
     bool lossy;

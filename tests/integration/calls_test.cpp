@@ -317,8 +317,14 @@ TEST_CASE("the words of an error name its remedy; a result is one of the table")
     CHECK(refused < 0);
     CHECK(is_documented(refused));
     CHECK(std::string(ipcbus_last_error()).find("ring_bytes_max") != std::string::npos);
-    for (const std::uint64_t bytes : {std::uint64_t{65537}, std::uint64_t{1}, std::uint64_t{64},
-                                      ~std::uint64_t{0}, std::uint64_t{1} << 63}) {
+    // No power of two, or too small: as large as asked for, at least.
+    for (const std::uint64_t bytes : {65537u, 1u, 64u}) {
+        INFO("ring of ", bytes);
+        const Publisher odd = advertise(pair.writers, "odd", bytes);
+        CHECK(ipcbus_ring_bytes(odd.get()) >= bytes);
+        publish(odd, "x");
+    }
+    for (const std::uint64_t bytes : {~std::uint64_t{0}, (std::uint64_t{1} << 63) + 1}) {
         INFO("ring of ", bytes);
         options.ring_bytes = bytes;
         const int result = ipcbus_advertise(pair.writers.get(), "odd", &options, &publisher);

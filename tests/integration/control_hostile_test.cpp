@@ -252,6 +252,45 @@ TEST_CASE("complaints: a bad cursor costs that attachment, a stall the claim to 
     }
 }
 
+TEST_CASE("deaf connections cannot use up what may be on the way: the others get theirs") {
+    // A quarter of it, 80, is for one uid, and all here are of one: the second deaf one gets what
+    // the first has left.
+    DaemonFixture daemon("", 320);
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    for (int i = 0; i < 70; i++) {
+        writer.mapped(writer.advertise("a/" + std::to_string(i), 4096).publication);
+    }
+    RawClient first = RawClient::on_bus(daemon.socket_path(), "first");
+    RawClient second = RawClient::on_bus(daemon.socket_path(), "second");
+    first.expect_nothing();
+    second.expect_nothing();
+    for (RawClient* deaf : {&first, &second}) {
+        deaf->acknowledges = false;
+        deaf->subscribe("a/#");
+    }
+    const auto fds_of = [](RawClient& client) {
+        std::size_t fds = 0;
+        for (const Incoming& incoming : client.drain()) {
+            fds += incoming.fds.size();
+        }
+        return fds;
+    };
+    CHECK(fds_of(first) == 64);
+    // Less what the writer, told of both, has not acknowledged yet: four at most.
+    const std::size_t got = fds_of(second);
+    CHECK(got >= 80 - 64 - 4);
+    CHECK(got <= 80 - 64);
+    CHECK(writer.drain().size() > 0);
+    first.close();
+    writer.expect_nothing();
+    std::size_t more = 0;
+    const sys::Deadline deadline = sys::Deadline::after(20'000'000'000);
+    while (got + more < 64 && !deadline.passed()) {
+        more += fds_of(second);
+    }
+    CHECK(got + more == 64);
+}
+
 TEST_CASE("frames ring who sleeps; who only says so gets no memory for it") {
     DaemonFixture daemon;
     RawClient client = RawClient::on_bus(daemon.socket_path());

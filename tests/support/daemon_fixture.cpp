@@ -22,11 +22,16 @@ std::string daemon_program() {
 #endif
 }
 
-DaemonFixture::DaemonFixture(const std::string& config)
+DaemonFixture::DaemonFixture(const std::string& config, unsigned descriptors_max)
     : socket_path_(directory_.file("bus.sock")) {
     write_config(config);
-    process_ = ChildProcess::run({daemon_program(), "-c", directory_.file("ipcbusd.toml"),
-                                  "--listen", address()});
+    std::vector<std::string> command{daemon_program(), "-c", directory_.file("ipcbusd.toml"),
+                                     "--listen", address()};
+    if (descriptors_max != 0) {
+        command.insert(command.begin(), {"/bin/sh", "-c", "ulimit -n \"$0\" && exec \"$@\"",
+                                         std::to_string(descriptors_max)});
+    }
+    process_ = ChildProcess::run(command);
     // It says so once the socket can be connected to.
     log_read_ = process_.wait_for_output("listening on");
     INFO(process_.output());

@@ -11,8 +11,8 @@ namespace ipcbus::test {
 
 class DaemonFixture {
 public:
-    /// `config`: TOML, may be empty.
-    explicit DaemonFixture(const std::string& config = "");
+    /// `config`: TOML, may be empty. `descriptors_max`: its RLIMIT_NOFILE, 0 for this process's.
+    explicit DaemonFixture(const std::string& config = "", unsigned descriptors_max = 0);
     /// Ends it, if the test has not, and checks that it ended well.
     ~DaemonFixture();
 

@@ -206,7 +206,7 @@ struct QuietControl : protocol::Control {
     std::vector<protocol::ReaderTable::Fault> faults;
     u64 own = 0;
     unsigned taken_in = 0;
-    unsigned looks = 0;
+    std::atomic<unsigned> looks{0};
 };
 
 /// Nothing but the rings ends a sleep.

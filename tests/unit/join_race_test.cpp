@@ -29,12 +29,11 @@ struct Comings {
     u64 missed = 0;
 };
 
-void come_and_go(TestPublication& publication, u32 number, u32 seed, const sys::Deadline& deadline,
-                 Comings& ret_comings) {
+void come_and_go(TestPublication& publication, TestReader& reader, u32 seed,
+                 const sys::Deadline& deadline, Comings& ret_comings) {
     std::mt19937 random(seed);
-    TestReader reader(number);
     std::array<u64, 4> left{};  // by slot: when the writer has let go of whoever had it before
-    u64 id = (u64{number} + 1) << 32;
+    u64 id = u64{seed} << 32;
     while (!deadline.passed()) {
         const u32 slot = random() % left.size();
         if (publication.taken() < left[slot]) {
@@ -88,6 +87,8 @@ TEST_CASE("joining and leaving while records are published") {
     CAPTURE(seed);
     for (const u64 capacity : {u64{4096}, u64{32768}}) {
         CAPTURE(capacity);
+        TestReader first(0);  // their pages outlive whoever may still ring them
+        TestReader second(1);
         TestPublication publication(capacity, origin_position(Origin::below_2_32, capacity));
         const sys::Deadline deadline =
             sys::Deadline::after(static_cast<i64>(race_seconds(0.7) * 1e9));
@@ -96,7 +97,7 @@ TEST_CASE("joining and leaving while records are published") {
         std::vector<std::thread> threads;
         for (u32 i = 0; i < 2; i++) {
             threads.emplace_back([&, i] {
-                come_and_go(publication, i, seed + i, deadline, comings[i]);
+                come_and_go(publication, i == 0 ? first : second, seed + i, deadline, comings[i]);
                 here--;
             });
         }
@@ -122,8 +123,8 @@ TEST_CASE("joining and leaving while records are published") {
 TEST_CASE("joining just before the only record, again and again") {
     const u32 seed = race_seed();
     CAPTURE(seed);
-    TestPublication publication(4096);
     TestReader reader;
+    TestPublication publication(4096);
     std::atomic<u64> round{0};
     std::atomic<u64> read{0};
     std::atomic<bool> stop{false};
@@ -179,8 +180,8 @@ TEST_CASE("joining just before the only record, again and again") {
 TEST_CASE("a reader that goes while the writer waits for it") {
     const u32 seed = race_seed();
     CAPTURE(seed);
-    TestPublication publication(4096);
     TestReader reader;
+    TestPublication publication(4096);
     std::atomic<bool> stop{false};
     std::thread thread([&] {
         std::mt19937 random(seed);

@@ -264,10 +264,10 @@ TEST_CASE("the pages of a client that parks and sleeps, byte by byte") {
     attachment.count_lost(6);
     client.slot(2).cursor.store(0x1122, std::memory_order_relaxed);
     client.asleep(3).store(7, std::memory_order_relaxed);
-    CHECK(dump(reinterpret_cast<const std::byte*>(&client.asleep(0)) - 64, 4096) ==
-          "0040 00 00 00 00 00 00 00 00 00 00 00 00 07 00 00 00\n"
-          "00c0 22 11 00 00 00 00 00 00 03 00 01 00 00 00 00 00\n"
-          "00d0 06 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00\n");
+    CHECK(dump(reinterpret_cast<const std::byte*>(&client.slot(0)) - 64, 4096) ==
+          "0080 22 11 00 00 00 00 00 00 03 00 01 00 00 00 00 00\n"
+          "0090 06 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00\n"
+          "0840 00 00 00 00 00 00 00 00 00 00 00 00 07 00 00 00\n");
     CHECK(dump(reinterpret_cast<const std::byte*>(&client.waiter(0)), 8192) ==
           "1040 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00\n");
     attachment.unpark();

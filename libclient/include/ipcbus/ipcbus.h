@@ -255,7 +255,8 @@ struct ipcbus_message {
  *   -EPROTO    a publisher has broken the protocol and is heard no more; the others are
  *   -ENOMEM -EMFILE   a publication that matches could not be attached to; the others are heard
  *   -EAGAIN -ETIMEDOUT -EINTR -ESHUTDOWN -EBUSY (a loan is open) -ECHILD
- * A subscriber of mode IPCBUS_LATEST is not told of what it passes over, but ipcbus_lost() counts it.
+ * To a subscriber of mode IPCBUS_LATEST what it passes over is no error: it is in the `lost` of the
+ * message that it gets, and ipcbus_lost() counts it.
  */
 IPCBUS_EXPORT int ipcbus_receive(ipcbus_subscriber *subscriber, void *buffer, size_t size,
                                  int64_t timeout_ns, struct ipcbus_message *ret_message);

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: handles of one client by several threads at once, sets, waiting for subscribers, options of
+// other sizes, connections that cannot be made, forked children: as ipcbus.h says.
+// Method: a private ipcbusd; threads and children.
+#include "bus_client.hpp"
+#include "checked_message.hpp"
+#include "daemon_fixture.hpp"
+#include "shared_block.hpp"
+
+#include "sys/address.hpp"
+#include "sys/clock.hpp"
+
+#include <doctest/doctest.h>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstring>
+#include <map>
+#include <set>
+#include <thread>
+
+using namespace ipcbus;
+using namespace ipcbus::test;
+
+namespace {
+
+Set make_set(const Bus& bus) {
+    ipcbus_set* made = nullptr;
+    (void)must(ipcbus_set_create(bus.get(), &made), "set_create");
+    return Set(made);
+}
+
+int connect_result(const std::string& address, std::int64_t timeout_ns = 0) {
+    ipcbus_connect_options options = IPCBUS_INIT(options);
+    options.address = address.c_str();
+    options.timeout_ns = timeout_ns;
+    ipcbus_bus* bus = nullptr;
+    const int result = ipcbus_connect(&options, &bus);
+    CHECK(is_documented(result));
+    CHECK((bus != nullptr) == (result == 0));
+    CHECK((result == 0 || std::string(ipcbus_last_error()) != ""));
+    ipcbus_close(bus);
+    return result;
+}
+
+}  // namespace
+
+TEST_CASE("wait_subscribers: now, in time, not in time") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Publisher publisher = advertise(bus, "wait/for");
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 0, 0) == 0);
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 1, 0) == -EAGAIN);
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 1, 10 * kMillisecondNs) == -ETIMEDOUT);
+    const SharedBlock<Milestone> gone;
+    ChildProcess child = ChildProcess::fork([&] {
+        const Bus own = connect(daemon.address());
+        const Subscriber one = subscribe(own, "wait/for");
+        const Subscriber two = subscribe(own, "wait/#");
+        const Subscriber other = subscribe(own, "other");
+        must_be(gone->wait(1), "the test is stuck");
+        return 0;
+    });
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 2, kLongNs) == 0);
+    CHECK(ipcbus_subscriber_count(publisher.get()) == 2);
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 3, 0) == -EAGAIN);
+    gone->raise();
+    CHECK(child.wait() == 0);
+    const Subscriber last = subscribe(bus, "wait/for");
+    CHECK(ipcbus_subscriber_count(publisher.get()) == 1);
+}
+
+TEST_CASE("a set tells which of its subscribers has something, each in turn") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Bus writers = connect(daemon.address());
+    std::vector<Subscriber> subscribers;
+    std::vector<Publisher> publishers;
+    const Set set = make_set(bus);
+    ipcbus_subscriber* ready = nullptr;
+    CHECK(ipcbus_set_wait(set.get(), 0, &ready) == -ENOENT);
+    for (int i = 0; i < 5; i++) {
+        subscribers.push_back(subscribe(bus, "set/" + std::to_string(i),
+                                        i == 4 ? IPCBUS_LOSSY : IPCBUS_RELIABLE));
+        publishers.push_back(advertise(writers, "set/" + std::to_string(i)));
+        REQUIRE(ipcbus_set_add(set.get(), subscribers.back().get()) == 0);
+    }
+    CHECK(ipcbus_set_add(set.get(), subscribers[0].get()) == -EBUSY);
+    CHECK(ipcbus_set_wait(set.get(), 0, &ready) == -EAGAIN);
+    CHECK(ipcbus_set_wait(set.get(), 20 * kMillisecondNs, &ready) == -ETIMEDOUT);
+    CHECK(ready == nullptr);
+    for (int i = 0; i < 5; i++) {
+        publish(publishers[static_cast<std::size_t>(i)], "x");
+        REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+        CHECK(ready == subscribers[static_cast<std::size_t>(i)].get());
+        char byte = 0;
+        CHECK(ipcbus_receive(ready, &byte, 1, 0, nullptr) == 0);
+    }
+    // Nobody starves: all have much to read, and each gets its turn.
+    for (int i = 0; i < 100; i++) {
+        for (const Publisher& publisher : publishers) {
+            publish(publisher, "y");
+        }
+    }
+    std::map<ipcbus_subscriber*, int> turns;
+    for (int i = 0; i < 100; i++) {
+        REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+        turns[ready]++;
+        char byte = 0;
+        REQUIRE(ipcbus_receive(ready, &byte, 1, 0, nullptr) == 0);
+    }
+    for (const Subscriber& subscriber : subscribers) {
+        CHECK(turns[subscriber.get()] == 20);
+        while (receive(subscriber, 0).ok()) {
+        }
+    }
+    // A loss is something to report.
+    for (int i = 0; i < 5000; i++) {
+        publish(publishers[4], "z");
+    }
+    REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+    CHECK(ready == subscribers[4].get());
+    CHECK(receive(subscribers[4], 0).result == -ESTALE);
+    // Out of the set it lives on by itself; the set goes on without it, and they without the set.
+    CHECK(ipcbus_set_remove(set.get(), subscribers[4].get()) == 0);
+    CHECK(ipcbus_set_remove(set.get(), subscribers[4].get()) == -ENOENT);
+    CHECK(ipcbus_set_wait(set.get(), 0, &ready) == -EAGAIN);
+    CHECK(receive(subscribers[4]).ok());
+    subscribers[3].reset();
+    publish(publishers[2], "2");
+    REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+    CHECK(ready == subscribers[2].get());
+    CHECK(received_text(subscribers[2]) == "2");
+    const_cast<Set&>(set).reset();
+    publish(publishers[1], "1");
+    CHECK(received_text(subscribers[1]) == "1");
+}
+
+TEST_CASE("a set that sleeps is woken by any of its members, also by a new publication") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Set set = make_set(bus);
+    std::vector<Subscriber> subscribers;
+    for (int i = 0; i < 3; i++) {
+        subscribers.push_back(subscribe(bus, "wake/" + std::to_string(i), IPCBUS_RELIABLE, -1));
+        REQUIRE(ipcbus_set_add(set.get(), subscribers.back().get()) == 0);
+    }
+    constexpr int kRounds = 300;
+    const SharedBlock<Milestone> received;
+    ChildProcess child = ChildProcess::fork([&] {
+        const Bus own = connect(daemon.address());
+        Publisher publishers[3];
+        for (int i = 0; i < kRounds; i++) {
+            Publisher& publisher = publishers[i % 3];
+            if (i % 50 < 3) {
+                publisher = advertise(own, "wake/" + std::to_string(i % 3));
+            }
+            publish(publisher, std::to_string(i));
+            must_be(received->wait(static_cast<std::uint32_t>(i) + 1), "no answer");
+        }
+        return 0;
+    });
+    for (int i = 0; i < kRounds; i++) {
+        ipcbus_subscriber* ready = nullptr;
+        REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+        REQUIRE(ready == subscribers[static_cast<std::size_t>(i % 3)].get());
+        REQUIRE(received_text(subscribers[static_cast<std::size_t>(i % 3)]) == std::to_string(i));
+        received->raise();
+    }
+    CHECK(child.wait() == 0);
+}
+
+TEST_CASE("a set is not woken by what is not for it") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Bus writers = connect(daemon.address());
+    const Set set = make_set(bus);
+    const Subscriber one = subscribe(bus, "for/one");
+    const Subscriber two = subscribe(bus, "for/two");
+    REQUIRE(ipcbus_set_add(set.get(), one.get()) == 0);
+    REQUIRE(ipcbus_set_add(set.get(), two.get()) == 0);
+    Publisher publisher = advertise(writers, "for/+");
+    ipcbus_subscriber* ready = nullptr;
+    for (int i = 0; i < 10; i++) {
+        publish_to(publisher, "for/three", "x");
+        CHECK(ipcbus_set_wait(set.get(), i == 0 ? kMillisecondNs : 0, &ready) < 0);
+        publish_to(publisher, "for/two", "2");
+        REQUIRE(ipcbus_set_wait(set.get(), kLongNs, &ready) == 0);
+        CHECK(ready == two.get());
+        CHECK(received_text(two) == "2");
+    }
+    publisher.reset();
+    CHECK(ipcbus_set_wait(set.get(), 20 * kMillisecondNs, &ready) == -ETIMEDOUT);
+}
+
+TEST_CASE("handles of one client in several threads at once, while others come and go") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    constexpr std::uint64_t kThreads = 3;
+    constexpr std::uint64_t kMessages = 4000;
+    Milestone subscribed;
+    std::atomic<bool> done{false};
+    std::atomic<unsigned> wrong{0};
+    std::vector<std::thread> threads;
+    for (std::uint64_t t = 1; t <= kThreads; t++) {
+        threads.emplace_back([&] {
+            const Subscriber subscriber = subscribe(bus, "threads/+");
+            subscribed.raise();
+            std::map<std::uint64_t, std::uint64_t> last;
+            for (std::uint64_t i = 0; i < kThreads * kMessages; i++) {
+                const Received got = receive(subscriber);
+                const auto header = read_checked(got.payload.data(), got.payload.size());
+                if (!got.ok() || !header || header->number != ++last[header->sender]) {
+                    wrong++;
+                    return;
+                }
+            }
+            wrong += receive(subscriber, 0).result == -EAGAIN ? 0 : 1;
+        });
+        threads.emplace_back([&, t] {
+            const Publisher publisher = advertise(bus, "threads/" + std::to_string(t));
+            wrong += subscribed.wait(kThreads) ? 0 : 1;
+            char message[500];
+            for (std::uint64_t i = 1; i <= kMessages; i++) {
+                const std::size_t bytes = 32 + mixed(i) % 400;
+                fill_checked(message, bytes, t, i);
+                wrong += ipcbus_publish(publisher.get(), message, bytes) == 0 ? 0 : 1;
+            }
+        });
+    }
+    std::thread restless([&] {
+        while (!done) {
+            const Subscriber subscriber = subscribe(bus, "threads/#", IPCBUS_LOSSY);
+            const Publisher publisher = advertise(bus, "elsewhere");
+            const Subscriber own = subscribe(bus, "elsewhere");
+            publish(publisher, "x");
+            wrong += received_text(own) == "x" ? 0 : 1;
+            wrong += ipcbus_state(bus.get()) == IPCBUS_CONNECTED ? 0 : 1;
+        }
+    });
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    done = true;
+    restless.join();
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("options: of an older caller, of a newer one, of a wrong one") {
+    const DaemonFixture daemon;
+    const std::string address = daemon.address();
+    struct {
+        ipcbus_connect_options known;
+        std::uint64_t unknown;
+    } newer{};
+    ipcbus_connect_options& options = newer.known;
+    options.address = address.c_str();
+    ipcbus_bus* made = nullptr;
+    CHECK(ipcbus_connect(&options, &made) == -EINVAL);  // struct_size is 0
+    options.struct_size = sizeof(newer);
+    REQUIRE(ipcbus_connect(&options, &made) == 0);
+    Bus bus(made);
+    newer.unknown = 1;
+    made = nullptr;
+    CHECK(ipcbus_connect(&options, &made) == -EINVAL);
+    options.struct_size = sizeof(options);
+    options.flags = 0x80;
+    CHECK(ipcbus_connect(&options, &made) == -EINVAL);
+    CHECK(made == nullptr);
+    // An older caller's struct ended after the address: what follows is not looked at.
+    options.struct_size = offsetof(ipcbus_connect_options, name);
+    options.name = reinterpret_cast<const char*>(1);
+    REQUIRE(ipcbus_connect(&options, &made) == 0);
+    bus.reset(made);
+    options.struct_size = sizeof(options);
+    options.flags = 0;
+    const std::string long_name(65, 'n');
+    options.name = long_name.c_str();
+    CHECK(ipcbus_connect(&options, &made) == -ENAMETOOLONG);
+    options.name = "";
+    CHECK(ipcbus_connect(&options, nullptr) == -EINVAL);
+
+    ipcbus_subscriber_options subscriber_options = IPCBUS_INIT(subscriber_options);
+    ipcbus_subscriber* subscriber = nullptr;
+    subscriber_options.mode = 3;
+    CHECK(ipcbus_subscribe(bus.get(), "x", &subscriber_options, &subscriber) == -EINVAL);
+    subscriber_options.mode = 0;
+    subscriber_options.struct_size = 1;
+    CHECK(ipcbus_subscribe(bus.get(), "x", &subscriber_options, &subscriber) == -EINVAL);
+    CHECK(ipcbus_subscribe(bus.get(), nullptr, nullptr, &subscriber) == -EINVAL);
+    CHECK(ipcbus_subscribe(bus.get(), "x", nullptr, nullptr) == -EINVAL);
+    CHECK(subscriber == nullptr);
+    REQUIRE(ipcbus_subscribe(bus.get(), "x", nullptr, &subscriber) == 0);
+    const Subscriber owned_subscriber(subscriber);
+    ipcbus_publisher* publisher = nullptr;
+    CHECK(ipcbus_advertise(bus.get(), nullptr, nullptr, &publisher) == -EINVAL);
+    CHECK(ipcbus_advertise(bus.get(), "x", nullptr, nullptr) == -EINVAL);
+    REQUIRE(ipcbus_advertise(bus.get(), "x", nullptr, &publisher) == 0);
+    const Publisher owned_publisher(publisher);
+    publish(owned_publisher, "y");
+    CHECK(received_text(owned_subscriber) == "y");
+    ipcbus_close(nullptr);
+    ipcbus_unadvertise(nullptr);
+    ipcbus_unsubscribe(nullptr);
+    ipcbus_set_free(nullptr);
+}
+
+TEST_CASE("connections that cannot be made say why; one that is waited for comes") {
+    const TempDir directory;
+    const std::string path = directory.file("bus.sock");
+    CHECK(connect_result("unix:" + path) == -ECONNREFUSED);
+    CHECK(connect_result("unix:/nowhere/at/all") == -ECONNREFUSED);
+    write_file(path, "no socket");
+    CHECK(connect_result("unix:" + path) == -ECONNREFUSED);
+    CHECK(connect_result("unix:relative") == -EINVAL);
+    CHECK(connect_result("nonsense:x") == -EINVAL);
+    CHECK(connect_result("unix:/" + std::string(200, 'x')) == -ENAMETOOLONG);
+    CHECK(connect_result("unix:" + directory.file("none"), 20 * kMillisecondNs) < 0);
+    {
+        const std::string silent = directory.file("babbler.sock");
+        auto listener = sys::listen_unix(silent, 0600, 4);
+        REQUIRE(listener.ok());
+        std::thread babbler([fd = listener.value().get()] {
+            const sys::UniqueFd peer(::accept(fd, nullptr, nullptr));
+            const std::string text(64, '\x7f');
+            (void)::send(peer.get(), text.data(), text.size(), MSG_NOSIGNAL);
+            char byte;
+            (void)::recv(peer.get(), &byte, 1, 0);
+        });
+        CHECK(connect_result("unix:" + silent) == -EPROTO);
+        babbler.join();
+    }
+    if (::geteuid() == 0) {
+        const DaemonFixture closed("[listen]\nmode = \"0600\"\n");
+        (void)::chmod(closed.directory().path().c_str(), 0755);
+        ChildProcess child = ChildProcess::fork([&] {
+            must_be(::setuid(65534) == 0, "setuid");
+            return -connect_result(closed.address());
+        });
+        CHECK(child.wait() == EACCES);
+    }
+}
+
+TEST_CASE("a forked child has no connection; closing its handles harms nobody") {
+    const DaemonFixture daemon;
+    Bus bus = connect(daemon.address());
+    const Subscriber subscriber = subscribe(bus, "fork");
+    const Publisher publisher = advertise(bus, "fork");
+    const Set set = make_set(bus);
+    publish(publisher, "before");
+    ChildProcess child = ChildProcess::fork([&] {
+        char buffer[8];
+        ipcbus_message message;
+        void* room = nullptr;
+        ipcbus_publisher* new_publisher = nullptr;
+        ipcbus_subscriber* new_subscriber = nullptr;
+        ipcbus_set* new_set = nullptr;
+        const ipcbus_buffer one{"x", 1};
+        const std::int64_t results[] = {
+            ipcbus_publish(publisher.get(), "x", 1),
+            ipcbus_publish_many(publisher.get(), &one, 1),
+            ipcbus_claim(publisher.get(), 1, &room),
+            ipcbus_commit(publisher.get(), 1),
+            ipcbus_abort(publisher.get()),
+            ipcbus_wait_subscribers(publisher.get(), 1, 0),
+            ipcbus_receive(subscriber.get(), buffer, 8, 0, &message),
+            ipcbus_borrow(subscriber.get(), 0, &message),
+            ipcbus_borrow_many(subscriber.get(), 0, &message, 1),
+            ipcbus_release(subscriber.get()),
+            ipcbus_advertise(bus.get(), "x", nullptr, &new_publisher),
+            ipcbus_subscribe(bus.get(), "x", nullptr, &new_subscriber),
+            ipcbus_set_create(bus.get(), &new_set),
+            ipcbus_set_add(set.get(), subscriber.get()),
+            ipcbus_set_wait(set.get(), 0, &new_subscriber),
+            ipcbus_state(bus.get())};
+        for (std::size_t i = 0; i < std::size(results); i++) {
+            must_be(results[i] == -ECHILD, "call " + std::to_string(i) + " is not refused");
+        }
+        // A connection of its own works; then it closes everything, the parent's, too.
+        const Bus own = connect(daemon.address());
+        publish(advertise(own, "fork"), "from the child");
+        const_cast<Set&>(set).reset();
+        const_cast<Publisher&>(publisher).reset();
+        const_cast<Subscriber&>(subscriber).reset();
+        bus.reset();
+        return 0;
+    });
+    CHECK(child.wait() == 0);
+    publish(publisher, "after");
+    std::set<std::string> got;
+    for (int i = 0; i < 3; i++) {
+        got.insert(received_text(subscriber));
+    }
+    CHECK(got == std::set<std::string>{"before", "from the child", "after"});
+    CHECK(ipcbus_state(bus.get()) == IPCBUS_CONNECTED);
+    CHECK(ipcbus_reconnects(bus.get()) == 0);
+}
+
+TEST_CASE("many connections of one process, opened and closed, leave nothing behind") {
+    DaemonFixture daemon;
+    const auto turn = [&] {
+        const Bus bus = connect(daemon.address());
+        const Subscriber subscriber = subscribe(bus, "turn");
+        const Publisher publisher = advertise(bus, "turn");
+        publish(publisher, "x");
+        CHECK(received_text(subscriber) == "x");
+    };
+    turn();
+    const Bus observer = connect(daemon.address());
+    // The daemon has let go of one before it answers the next.
+    const auto settled = [&] {
+        turn();
+        const Subscriber subscriber = subscribe(observer, "x");
+    };
+    settled();
+    const std::size_t descriptors = daemon.process().descriptor_count();
+    for (int i = 0; i < 200; i++) {
+        turn();
+    }
+    settled();
+    CHECK(daemon.process().descriptor_count() <= descriptors + 4);
+}

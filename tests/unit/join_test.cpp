@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: a reader that joins begins at the end of the newest record, always with the margin that
+// protects it; a ring that lies is refused, and nothing in it is believed. Method: one thread.
+#include "protocol/join.hpp"
+
+#include "test_ring.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace ipcbus;
+using namespace ipcbus::protocol;
+using namespace ipcbus::test;
+
+namespace {
+
+constexpr u64 kCapacity = 4096;
+
+bool settle(const TestRing& ring, Start& ret_start) {
+    return settle_start(ring.header(), ring.data(), ring.capacity(), ring.record_max(),
+                        {ring.origin(), ring.first_sequence()}, ret_start);
+}
+
+u64 lowest(const TestRing& ring) {
+    return ring.header().announced.load() - ring.capacity() +
+           raise_max(ring.capacity(), ring.record_max());
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("join");
+
+TEST_CASE("a ring without a record is joined at its first") {
+    const TestRing ring(kCapacity, origin_position(each_origin(), kCapacity), 77);
+    Start start;
+    REQUIRE(settle(ring, start));
+    CHECK(start.position == ring.origin());
+    CHECK(start.sequence == 77);
+}
+
+TEST_CASE("the start is the end of the newest record, and never near what may be overwritten") {
+    std::mt19937 random(race_seed());
+    const Origin origin = each_origin();
+    for (const u64 record_max : {u64{16}, u64{272}, record_bytes_max(kCapacity)}) {
+        const TestRing ring(kCapacity, origin_position(origin, kCapacity), 1, record_max);
+        RingWriter writer = ring.writer();
+        u64 cursor = ring.origin();
+        unsigned wrong = 0;
+        for (int i = 0; i < 20000; i++) {
+            const u64 payload = random() % (record_max - 15);
+            if (!publish(writer, payload, cursor)) {
+                // A reliable reader makes just enough room, or all there is.
+                cursor = random() % 2 == 0 ? writer.position()
+                                           : writer.cursor_needed(record_bytes(0, payload));
+                continue;
+            }
+            if (ring.header().newest.load() == 0) {
+                continue;  // position 0, once in 2^64 bytes: "none yet"
+            }
+            Start start;
+            const bool good = settle(ring, start) && start.position == writer.position() &&
+                              start.sequence == writer.sequence() &&
+                              distance(start.position, lowest(ring)) >= 0;
+            wrong += good ? 0 : 1;
+        }
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("a start that has just been settled survives what the writer may do unseen") {
+    // The writer raises once, as far as it can, and writes all of it, before it knows the reader.
+    std::mt19937 random(race_seed());
+    const Origin origin = each_origin();
+    for (int round = 0; round < 2000; round++) {
+        const TestRing ring(kCapacity, origin_position(origin, kCapacity) + random() % 256 * 16);
+        RingWriter writer = ring.writer();
+        for (u64 count = random() % 30; count != 0; count--) {
+            publish_over(writer, random() % (random() % 3 == 0 ? 1250 : 100));
+        }
+        Start start;
+        if (!settle(ring, start)) {
+            REQUIRE(ring.header().newest.load() == 0);
+            continue;
+        }
+        const RingReader reader(ring.readable(), start.position, start.sequence);
+        unsigned raises = 0;
+        while (raises < 2) {
+            const u64 payload = random() % (random() % 2 == 0 ? 1280 : 60);
+            const u64 bytes = record_bytes(0, payload);
+            if (!writer.has_room(bytes)) {
+                if (raises++ == 1) {
+                    break;
+                }
+                REQUIRE(writer.raise(bytes, writer.position()));
+            }
+            writer.commit(0, static_cast<u32>(payload));
+        }
+        CHECK(reader.intact(start.position));
+    }
+}
+
+TEST_CASE("rings that cannot be true are refused") {
+    const TestRing ring(kCapacity, origin_position(each_origin(), kCapacity), 5);
+    RingWriter writer = ring.writer();
+    for (int i = 0; i < 200; i++) {
+        publish_over(writer, 100);
+    }
+    Start start{1, 2};
+    REQUIRE(settle(ring, start));
+    start = {1, 2};
+    RingHeader& header = ring.header();
+    const u64 newest = header.newest.load();
+    const u64 announced = header.announced.load();
+
+    for (const u64 lie : {newest + 8, newest + 1, announced + 16, announced + (u64{1} << 40),
+                          announced - kCapacity - 16, newest + (u64{1} << 63), u64{8}}) {
+        CAPTURE(lie - newest);
+        header.newest.store(lie);
+        CHECK_FALSE(settle(ring, start));
+    }
+    header.newest.store(0);  // "no record yet", though the first place is long gone
+    CHECK_FALSE(settle(ring, start));
+    header.newest.store(newest);
+
+    for (const u64 lie : {newest + kCapacity + 16, newest + (u64{1} << 50), newest - 16, u64{0},
+                          newest + (u64{1} << 63)}) {
+        CAPTURE(lie - newest);
+        header.announced.store(lie);
+        CHECK_FALSE(settle(ring, start));
+    }
+    header.announced.store(announced);
+
+    RecordHeader& record = ring.record_at(newest);
+    const u64 word = record.word.load();
+    for (const u64 lie : {u64{0}, u64{100}, record_word(1297, 0, 0), record_word(~u32{0}, 0, 0),
+                          record_word(1280, 1, 0), record_word(0, 0xffff, 0)}) {
+        record.word.store(lie);
+        CHECK_FALSE(settle(ring, start));
+    }
+    record.word.store(word);
+
+    RecordHeader& end = ring.record_at(writer.position());
+    const u64 sequence = end.sequence.load();
+    for (const u64 lie : {u64{4}, u64{0}, ~u64{0}}) {
+        end.sequence.store(lie);
+        CHECK_FALSE(settle(ring, start));
+    }
+    end.sequence.store(sequence);
+    CHECK(start.position == 1);
+    CHECK(start.sequence == 2);
+    CHECK(settle(ring, start));
+}
+
+TEST_CASE("noise: whatever is answered keeps the margin and stays in the ring") {
+    std::mt19937_64 random(race_seed());
+    const TestRing ring(kCapacity, origin_position(each_origin(), kCapacity), 5);
+    RingHeader& header = ring.header();
+    unsigned taken = 0;
+    for (int i = 0; i < 200000; i++) {
+        const u64 place = ring.origin() + random() % 1000 * 16;
+        header.announced.store(random() % 16 == 0 ? random() : place + random() % 5000);
+        header.newest.store(random() % 16 == 0 ? random() : place);
+        RecordHeader& record = ring.record_at(place);
+        record.word.store(random() % 4 == 0
+                              ? random()
+                              : record_word(static_cast<u32>(random() % 1400), 0, 0));
+        record.sequence.store(random() % 20);
+        ring.record_at(ring.origin() + random() % 256 * 16).sequence.store(random() % 20);
+        Start start;
+        if (settle(ring, start)) {
+            taken++;
+            CHECK(start.position % 16 == 0);
+            CHECK(distance(start.position, lowest(ring)) >= 0);
+            const bool near = distance(start.position, header.announced.load()) <=
+                              static_cast<i64>(ring.record_max());
+            CHECK((near || start.position == ring.origin()));
+            CHECK(distance(start.sequence, 5) >= 0);
+        }
+    }
+    CHECK(taken > 1000);
+}

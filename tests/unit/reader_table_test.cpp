@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: whose cursors hold a writer back, whom a round rings and how often, who is accused of what:
+// also when the words in the readers' pages are lies. Method: one thread, the words set by hand.
+#include "protocol/reader_table.hpp"
+
+#include "test_ring.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace ipcbus;
+using namespace ipcbus::protocol;
+using namespace ipcbus::test;
+
+namespace {
+
+constexpr u64 kStart = 4096;
+
+/// One client with reliable attachments 1 and 2 in slots 5 and 70, waiter 0 and 2.
+struct Scene {
+    Scene() {
+        table.add(reader.entry(1, 5, kStart));
+        table.add(reader.entry(2, 70, kStart));
+        (void)table.wake(publication);  // the round that two joins make due
+    }
+    void park(u32 slot, u64 episode, u32 waiter) const {
+        reader.slot(slot).parked.store(parked_word(episode, waiter));
+        publication.sleepers.store(1);
+    }
+    [[nodiscard]] u32 bell(u32 waiter) const { return reader.waiter(waiter).bell.load(); }
+
+    TestClient reader{Geometry{4, 4, 128}};
+    TestClient writer;
+    DoorbellPublication& publication = writer.publication(0);
+    ReaderTable table;
+};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("reader_table");
+
+TEST_CASE("members are added once and removed by their id") {
+    const TestClient reader;
+    ReaderTable table;
+    CHECK(table.size() == 0);
+    CHECK_FALSE(table.round_due());
+    table.add(reader.entry(7, 0, kStart));
+    CHECK(table.round_due());
+    table.add(reader.entry(7, 1, kStart));
+    CHECK(table.size() == 1);
+    CHECK(table.contains(7));
+    table.add(reader.entry(8, 0, kStart));
+    table.remove(9);
+    CHECK(table.size() == 2);
+    table.remove(7);
+    CHECK(table.size() == 1);
+    CHECK_FALSE(table.contains(7));
+    CHECK(table.contains(8));
+}
+
+TEST_CASE("the smallest cursor is that of the slowest reliable reader") {
+    Scene scene;
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart);
+    scene.reader.slot(5).cursor.store(kStart + 160);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart);  // the other has not begun
+    scene.reader.slot(70).cursor.store(kStart + 320);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 160);
+    scene.table.add(scene.reader.entry(3, 9, kStart, false));  // lossy: nobody waits for it
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 160);
+    CHECK(scene.table.smallest_cursor(kStart + 320) == kStart + 160);
+    scene.table.remove(1);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 320);
+    // A slot that is zeroed again (its reader is going): what was believed last.
+    scene.reader.slot(70).cursor.store(0);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 320);
+    scene.table.remove(2);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 1000);
+    CHECK(scene.table.faults().empty());
+}
+
+TEST_CASE("cursors are compared across the wrap of positions") {
+    const TestClient reader;
+    ReaderTable table;
+    const u64 before = u64{0} - 32;
+    table.add(reader.entry(1, 0, before));
+    table.add(reader.entry(2, 1, before));
+    reader.slot(0).cursor.store(64);
+    reader.slot(1).cursor.store(u64{0} - 16);
+    CHECK(table.smallest_cursor(128) == u64{0} - 16);
+    reader.slot(1).cursor.store(16);
+    CHECK(table.smallest_cursor(128) == 16);
+    CHECK(table.faults().empty());
+    unsigned below = 0;
+    table.holders(32, [&](u64 attachment) { below += attachment == 2 ? 1 : 100; });
+    CHECK(below == 1);
+}
+
+TEST_CASE("a cursor that cannot be: accused once, and counted no more") {
+    for (const u64 lie : {kStart - 16, kStart + 1016, kStart + (u64{1} << 63), u64{1}, ~u64{0}}) {
+        CAPTURE(lie);
+        Scene scene;
+        scene.reader.slot(70).cursor.store(kStart + 320);
+        scene.reader.slot(5).cursor.store(lie);
+        CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 320);
+        REQUIRE(scene.table.faults().size() == 1);
+        CHECK(scene.table.faults()[0].attachment == 1);
+        CHECK(scene.table.faults()[0].complaint == Complaint::bad_cursor);
+        // It is a lossy reader from now on, whatever it says.
+        scene.reader.slot(5).cursor.store(kStart);
+        CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 320);
+        CHECK(scene.table.faults().size() == 1);
+        scene.park(5, 1, 0);
+        scene.reader.asleep(0).store(1);
+        CHECK(scene.table.wake(scene.publication));
+        CHECK(scene.bell(0) == 1);  // and is rung like any other
+    }
+}
+
+TEST_CASE("going back, after it had been believed, is a lie, too") {
+    Scene scene;
+    scene.reader.slot(5).cursor.store(kStart + 320);
+    scene.reader.slot(70).cursor.store(kStart + 640);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 320);
+    scene.reader.slot(5).cursor.store(kStart + 304);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 640);
+    CHECK(scene.table.faults().size() == 1);
+}
+
+TEST_CASE("moves are counted") {
+    Scene scene;
+    (void)scene.table.smallest_cursor(kStart + 1000);
+    const u64 moves = scene.table.moves();
+    (void)scene.table.smallest_cursor(kStart + 1000);
+    CHECK(scene.table.moves() == moves);
+    scene.reader.slot(5).cursor.store(kStart + 160);
+    (void)scene.table.smallest_cursor(kStart + 1000);
+    CHECK(scene.table.moves() == moves + 1);
+}
+
+TEST_CASE("who stands still for all slices is demoted, once") {
+    Scene scene;
+    constexpr u32 kSlices = 16;
+    const u64 needed = kStart + 100;
+    scene.table.add(scene.reader.entry(3, 9, kStart));
+    scene.reader.slot(70).cursor.store(kStart + 160);  // not in the way
+    const auto slice = [&] {
+        (void)scene.table.smallest_cursor(kStart + 1000);
+        return scene.table.stall(needed, kSlices);
+    };
+    for (u32 i = 0; i < kSlices - 1; i++) {
+        // Attachment 3 moves on the eighth, to a place where it still is in the way.
+        if (i == 8) {
+            scene.reader.slot(9).cursor.store(kStart + 16);
+        }
+        CHECK_FALSE(slice());
+    }
+    CHECK(slice());
+    REQUIRE(scene.table.faults().size() == 1);
+    CHECK(scene.table.faults()[0].attachment == 1);
+    CHECK(scene.table.faults()[0].complaint == Complaint::stalled);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 16);
+    u32 more = 0;
+    while (!slice()) {
+        more++;
+        REQUIRE(more < 100);
+    }
+    // Its slices began anew when it moved.
+    CHECK(more == 8);
+    REQUIRE(scene.table.faults().size() == 2);
+    CHECK(scene.table.faults()[1].attachment == 3);
+    for (u32 i = 0; i < 3 * kSlices; i++) {
+        CHECK_FALSE(slice());
+    }
+    CHECK(scene.table.faults().size() == 2);
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 160);
+}
+
+TEST_CASE("one that drips is never demoted") {
+    Scene scene;
+    scene.table.remove(2);
+    u64 cursor = kStart;
+    for (u32 i = 0; i < 500; i++) {
+        if (i % 15 == 0) {
+            scene.reader.slot(5).cursor.store(cursor += 16);
+        }
+        (void)scene.table.smallest_cursor(kStart + 100000);
+        CHECK_FALSE(scene.table.stall(kStart + 50000, 16));
+    }
+}
+
+TEST_CASE("a round: nobody sleeps, nobody is rung") {
+    Scene scene;
+    CHECK_FALSE(scene.table.wake(scene.publication));
+    scene.park(5, 2, 0);  // an even episode: polled
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.publication.sleepers.load() == 0);
+    CHECK(scene.reader.waiter(0).summary.load() == 0);
+    CHECK(scene.bell(0) == 0);
+}
+
+TEST_CASE("a round: bit, summary, and the bell of who is asleep; once an episode") {
+    Scene scene;
+    scene.park(70, 1, 2);
+    CHECK(scene.table.wake(scene.publication));
+    // Parked, but awake: it will find the bit before it sleeps.
+    CHECK(scene.reader.waiter(2).activity[1].load() == u64{1} << 6);
+    CHECK(scene.reader.waiter(2).summary.load() == 2);
+    CHECK(scene.bell(2) == 0);
+    CHECK(scene.publication.sleepers.load() == 0);
+
+    // The same episode again, also asleep, also with its bits taken: not again.
+    scene.reader.waiter(2).summary.store(0);
+    scene.reader.waiter(2).activity[1].store(0);
+    scene.reader.asleep(2).store(1);
+    scene.publication.sleepers.store(1);
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.reader.waiter(2).summary.load() == 0);
+    CHECK(scene.bell(2) == 0);
+
+    // A new one.
+    scene.park(70, 3, 2);
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.reader.waiter(2).summary.load() == 2);
+    CHECK(scene.bell(2) == 1);
+    // Another waiter in the same episode is another word, too.
+    scene.park(70, 3, 1);
+    scene.reader.asleep(1).store(7);
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.bell(1) == 1);
+    CHECK(scene.bell(0) == 0);
+}
+
+TEST_CASE("a round looks at everybody, also at who set no sleepers") {
+    Scene scene;
+    scene.reader.slot(5).parked.store(parked_word(1, 0));
+    scene.park(70, 1, 0);
+    scene.reader.asleep(0).store(1);
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.reader.waiter(0).summary.load() == 3);
+    CHECK(scene.bell(0) == 2);
+}
+
+TEST_CASE("a waiter that does not exist is nobody's memory") {
+    Scene scene;
+    for (const u32 number : {4u, 5u, 0xffffu}) {
+        scene.park(5, 1 + 2 * u64{number}, number);
+        CHECK(scene.table.wake(scene.publication));
+    }
+    for (u32 number = 0; number < 4; number++) {
+        CHECK(scene.reader.waiter(number).summary.load() == 0);
+        CHECK(scene.bell(number) == 0);
+    }
+}
+
+TEST_CASE("a new attachment in a slot used before is not mistaken for the old one") {
+    Scene scene;
+    scene.park(5, 1, 0);
+    scene.reader.asleep(0).store(1);
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.bell(0) == 1);
+    scene.table.remove(1);
+    scene.reader.slot(5).parked.store(0);
+    scene.reader.slot(5).cursor.store(0);
+    scene.table.add(scene.reader.entry(3, 5, kStart + 160));
+    CHECK(scene.table.round_due());
+    CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart);
+    // Parked before the writer knew it, with an episode of the same number.
+    scene.reader.slot(5).parked.store(parked_word(1, 0));
+    CHECK(scene.table.wake(scene.publication));
+    CHECK(scene.bell(0) == 2);
+    CHECK_FALSE(scene.table.round_due());
+}
