@@ -5,7 +5,6 @@
 #include "sys/address.hpp"
 
 #include <poll.h>
-#include <pthread.h>
 
 #include <chrono>
 
@@ -19,41 +18,12 @@ using sys::Result;
 
 namespace {
 
-constexpr i64 kAnswerTimeoutNs = 5'000'000'000;
+/// A daemon that has not answered by then is treated as one that is gone. Making a ring of 1 GiB
+/// takes it a quarter of a second.
+constexpr i64 kAnswerTimeoutNs = 10'000'000'000;
+constexpr i64 kAnswerSliceNs = 100'000'000;
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
-
-/// The links of this process, so that a forked child can close their sockets: it would keep the
-/// parent's connections open, and is no client itself. Only pthread_atfork's handler and the
-/// opening and closing of connections touch it.
-struct OpenLinks {
-    std::mutex mutex;
-    std::set<Link*> links;
-};
-OpenLinks& open_links() {
-    static OpenLinks* const links = [] {
-        auto* made = new OpenLinks;  // never freed: atfork handlers cannot be taken back
-        (void)::pthread_atfork([] { open_links().mutex.lock(); },
-                               [] { open_links().mutex.unlock(); },
-                               [] {
-                                   for (Link* link : open_links().links) {
-                                       link->abandon();
-                                   }
-                                   open_links().links.clear();
-                                   open_links().mutex.unlock();
-                               });
-        return made;
-    }();
-    return *links;
-}
-void remember(Link* link) {
-    const std::lock_guard guard(open_links().mutex);
-    open_links().links.insert(link);
-}
-void forget_link(Link* link) {
-    const std::lock_guard guard(open_links().mutex);
-    open_links().links.erase(link);
-}
 
 }  // namespace
 
@@ -63,12 +33,9 @@ Result<std::unique_ptr<Bus>> Bus::connect(const BusOptions& options) {
         options.address.empty() ? sys::default_address() : options.address;
     bus->path_ = IPCBUS_TRY(sys::parse_address(text)).path;
     bus->fork_ = IPCBUS_TRY(sys::WipeOnFork::create());
-    (void)open_links();
     IPCBUS_TRY(bus->open_link(options.timeout_ns, kAnswerTimeoutNs));
     return bus;
 }
-
-Bus::~Bus() { forget_link(link_.get()); }
 
 Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
     Result<std::shared_ptr<Link>> opened = Link::open(
@@ -76,9 +43,8 @@ Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
     if (!opened.ok()) {
         return std::move(opened.error());
     }
-    forget_link(link_.get());
     link_ = std::move(opened).value();
-    remember(link_.get());
+    session_error_.clear();
     publications_.clear();
     subscriptions_.clear();
     attachments_.clear();
@@ -144,7 +110,7 @@ void Bus::dispatch(const Lock&) {
             break;
         }
         if (status == FrameReader::Status::malformed) {
-            link_->give_up("the daemon sent a malformed frame");
+            link_->give_up(EPROTO, "the daemon sent a malformed frame");
             break;
         }
         dispatch_frame(header, fields);
@@ -168,7 +134,7 @@ void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> f
             if (protocol::decode(fields, frame) && frame.geometry.valid()) {
                 link_->add_peer(frame);
             } else {
-                link_->give_up("the daemon sent a malformed PEER");
+                link_->give_up(EPROTO, "the daemon sent a malformed PEER");
             }
             return;
         }
@@ -178,7 +144,7 @@ void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> f
             // one publication must not hold up those of another.
             protocol::Members frame;
             if (!protocol::decode(fields, frame)) {
-                link_->give_up("the daemon sent malformed MEMBERS");
+                link_->give_up(EPROTO, "the daemon sent malformed MEMBERS");
                 return;
             }
             hand_over(publications_, frame.publication, header, fields);
@@ -190,7 +156,7 @@ void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> f
         case FrameType::stopping:
             // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
             // its successor from now on.
-            link_->give_up("the daemon is stopping");
+            link_->give_up(0, "the daemon is stopping");
             return;
         case FrameType::error:
             if (header.request == 0) {
@@ -239,16 +205,19 @@ void Bus::answer(const FrameHeader& header, std::span<const std::byte> fields) {
     }
 }
 
-Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, u64 number,
-                          Pending& pending) {
+Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending) {
     bool connected = true;
     if (!reader_busy_) {
         dispatch(guard);
     }
+    const sys::Deadline deadline = sys::Deadline::after(kAnswerTimeoutNs);
     while (!pending.done && connected) {
-        connected = wait_for_frames(guard, link, -1);
+        connected = wait_for_frames(guard, link, kAnswerSliceNs);
+        if (connected && deadline.passed() && !pending.done) {
+            link->give_up(ETIMEDOUT, "the daemon does not answer");
+            note_hang_up();
+        }
     }
-    pending_.erase(number);
     if (!pending.done) {
         return fail(ESHUTDOWN, session_error_.empty() ? "the connection to the daemon is lost"
                                                       : session_error_);
@@ -258,7 +227,7 @@ Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, u64 nu
         if (!protocol::decode(std::span<const std::byte>(pending.answer.fields), error)) {
             return fail(EPROTO, "the daemon's refusal is malformed");
         }
-        return fail(static_cast<int>(error.code), error.text);
+        return refusal(error);
     }
     return std::move(pending.answer);
 }
@@ -301,7 +270,7 @@ Result<void> Bus::require_connection() {
         return {};
     }
     const Lock guard = lock();
-    const std::string why = session_error_.empty() ? link_->why() : session_error_;
+    const std::string why = session_error_.empty() ? link_->why().what : session_error_;
     return fail(ESHUTDOWN, "the connection to the daemon is lost: " + why);
 }
 

@@ -56,7 +56,6 @@ public:
     enum class State { connected, orphaned, closed };
 
     [[nodiscard]] static sys::Result<std::unique_ptr<Bus>> connect(const BusOptions& options);
-    ~Bus();
     Bus(const Bus&) = delete;
     Bus& operator=(const Bus&) = delete;
 
@@ -81,7 +80,7 @@ public:
     template <class Frame>
     [[nodiscard]] sys::Result<Answer> request(const Frame& frame, FrameSink* sink = nullptr) {
         Lock guard = lock();
-        return answer_to(guard, frame.kType, sink,
+        return answer_to(guard, sink,
                          [&frame](Link& link, u64 number) { link.send(frame, number); });
     }
 
@@ -110,27 +109,35 @@ public:
     void close_handles();
 
 private:
+    /// A request on its way; known to the bus for as long as it lives, under the lock.
     struct Pending {
+        Pending(Bus& bus, u64 number) : bus_(bus), number_(number) {
+            bus_.pending_.emplace(number_, this);
+        }
+        ~Pending() { bus_.pending_.erase(number_); }
+        Pending(const Pending&) = delete;
+        Pending& operator=(const Pending&) = delete;
+
         bool done = false;
         FrameSink* sink = nullptr;
         Answer answer;
+
+    private:
+        Bus& bus_;
+        u64 number_;
     };
 
     explicit Bus(BusOptions options) : options_(std::move(options)) {}
     template <class Send>
-    sys::Result<Answer> answer_to(Lock& guard, protocol::FrameType type, FrameSink* sink,
-                                  Send&& send) {
-        (void)type;
+    sys::Result<Answer> answer_to(Lock& guard, FrameSink* sink, Send&& send) {
         const std::shared_ptr<Link> link = link_;
-        const u64 number = link->next_request();
-        Pending pending;
+        const u64 number = Link::next_request();
+        Pending pending(*this, number);
         pending.sink = sink;
-        pending_.emplace(number, &pending);
         send(*link, number);
-        return await(guard, link, number, pending);
+        return await(guard, link, pending);
     }
-    sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, u64 number,
-                              Pending& pending);
+    sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending);
     void dispatch(const Lock&);
     void dispatch_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void answer(const protocol::FrameHeader& header, std::span<const std::byte> fields);

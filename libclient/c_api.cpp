@@ -95,7 +95,8 @@ int ipcbus_connect(const struct ipcbus_connect_options* options, ipcbus_bus** re
         if (const int error = take_options(options, &given); error != 0) {
             return error;
         }
-        if (ret_bus == nullptr || (given.flags & ~IPCBUS_NO_RECONNECT) != 0) {
+        if (ret_bus == nullptr || (given.flags & ~IPCBUS_NO_RECONNECT) != 0 ||
+            given.reserved != 0) {
             return failed(EINVAL, ret_bus == nullptr ? "ret_bus is NULL" : "unknown flags");
         }
         BusOptions bus_options;
@@ -252,7 +253,8 @@ int ipcbus_subscribe(ipcbus_bus* bus, const char* filter,
         if (bus->bus->in_child()) {
             return ipcbus::client::used_after_fork();
         }
-        if (filter == nullptr || ret_subscriber == nullptr || given.mode > IPCBUS_LATEST) {
+        if (filter == nullptr || ret_subscriber == nullptr || given.mode > IPCBUS_LATEST ||
+            given.reserved != 0) {
             return failed(EINVAL, filter == nullptr || ret_subscriber == nullptr
                                       ? "filter or ret_subscriber is NULL"
                                       : "unknown mode");

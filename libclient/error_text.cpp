@@ -13,7 +13,20 @@ int failed(int code, std::string text) {
     return -code;
 }
 
-int failed(const sys::Error& error) { return failed(error.code, error.what); }
+/// The closed table of ipcbus.h: what the system says beyond it becomes the nearest of it.
+int failed(const sys::Error& error) {
+    switch (error.code) {
+        case EPERM: return failed(EACCES, error.what);
+        case ENFILE: return failed(EMFILE, error.what);
+        case EAGAIN: case ETIMEDOUT: case EINTR: case EMSGSIZE: case ESHUTDOWN: case ECONNREFUSED:
+        case EACCES: case EDQUOT: case ENOSPC: case EMFILE: case ENOMEM: case EDEADLK: case EBUSY:
+        case ECHILD: case EINVAL: case ENOENT: case ENAMETOOLONG: case EPROTO: case EPROTONOSUPPORT:
+            return failed(error.code, error.what);
+        case ENOTDIR: case ELOOP: case EPROTOTYPE: case ECONNRESET: case EPIPE: case EADDRNOTAVAIL:
+            return failed(ECONNREFUSED, error.what);
+        default: return failed(EPROTO, error.what);
+    }
+}
 
 const char* error_text() { return text_of_thread.c_str(); }
 

@@ -6,10 +6,14 @@
 #include "sys/fd_passing.hpp"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <mutex>
 
 namespace ipcbus::client {
 
@@ -21,9 +25,35 @@ using sys::Result;
 
 namespace {
 
+/// How long to wait before a daemon that hung up on us is tried again.
+constexpr long kTryAgainNs = 5'000'000;
+
 template <class T>
 T* words_at(const sys::Mapping& page, u64 offset) {
     return reinterpret_cast<T*>(page.data() + offset);
+}
+
+/// The links of this process, so that a forked child can close their sockets: it would keep the
+/// parent's connections open, and is no client itself. Any thread; the handlers of pthread_atfork.
+struct OpenLinks {
+    std::mutex mutex;
+    std::map<const Link*, sys::UniqueFd*> sockets;
+};
+OpenLinks& open_links() {
+    static OpenLinks* const links = [] {
+        auto* made = new OpenLinks;  // never freed: handlers of a fork cannot be taken back
+        (void)::pthread_atfork([] { open_links().mutex.lock(); },
+                               [] { open_links().mutex.unlock(); },
+                               [] {
+                                   for (const auto& [link, socket] : open_links().sockets) {
+                                       socket->reset();
+                                   }
+                                   open_links().sockets.clear();
+                                   open_links().mutex.unlock();
+                               });
+        return made;
+    }();
+    return *links;
 }
 
 }  // namespace
@@ -58,13 +88,52 @@ protocol::DoorbellPublication* PeerPages::publication(u32 index) const {
 
 // --------------------------------------------------------------------------------------- Link
 
+sys::Error refusal(const protocol::ErrorFrame& frame) {
+    constexpr u32 kErrnoMax = 4095;
+    if (frame.code == 0 || frame.code > kErrnoMax) {
+        return fail(EPROTO, "the daemon refuses with a code that is none: " + frame.text);
+    }
+    return fail(static_cast<int>(frame.code), frame.text);
+}
+
+Link::Link() {
+    const std::lock_guard guard(open_links().mutex);
+    open_links().sockets.emplace(this, &socket_);
+}
+
+Link::~Link() {
+    const std::lock_guard guard(open_links().mutex);
+    open_links().sockets.erase(this);
+    // Whoever has inherited the socket keeps it open: the daemon is told all the same.
+    (void)::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+u64 Link::next_request() {
+    static std::atomic<u64> last{0};
+    return last.fetch_add(1, std::memory_order_relaxed) + 1;  // relaxed: only has to be unique
+}
+
 Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::string& name,
                                          const sys::Deadline& connect, i64 answer_timeout_ns) {
-    std::shared_ptr<Link> link(new Link);
-    const i64 left_ns = connect.never() ? -1 : connect.remaining_ns();
-    link->socket_ = IPCBUS_TRY(sys::connect_unix(path, left_ns));
-    IPCBUS_TRY(link->greet(name, answer_timeout_ns));
-    return link;
+    for (;;) {
+        std::shared_ptr<Link> link(new Link);
+        const i64 left_ns = connect.never() ? -1 : connect.remaining_ns();
+        sys::UniqueFd socket = IPCBUS_TRY(sys::connect_unix(path, left_ns));
+        {
+            const std::lock_guard guard(open_links().mutex);
+            link->socket_ = std::move(socket);
+        }
+        Result<void> greeted = link->greet(name, answer_timeout_ns);
+        if (greeted.ok()) {
+            return link;
+        }
+        // A daemon that was just killed accepts for a moment and hangs up: wait for the next one.
+        if (greeted.error().code != ECONNREFUSED || connect.passed()) {
+            return std::move(greeted.error());
+        }
+        const timespec pause{0, kTryAgainNs};
+        (void)::nanosleep(&pause, nullptr);
+    }
 }
 
 Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {
@@ -82,7 +151,7 @@ Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {
             if (!protocol::decode(fields, error)) {
                 return fail(EPROTO, "the daemon's refusal is malformed");
             }
-            return fail(static_cast<int>(error.code), error.text);
+            return refusal(error);
         }
         if (status == FrameReader::Status::frame) {
             if (header.type != FrameType::welcome || !protocol::decode(fields, welcome_) ||
@@ -92,9 +161,12 @@ Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {
             return map_pages();
         }
         if (status == FrameReader::Status::malformed || !there) {
-            return fail(there ? EPROTO : ECONNREFUSED,
-                        there ? "the daemon does not answer as ipcbusd does"
-                              : "the daemon closed the connection before it answered");
+            if (there) {
+                return fail(EPROTO, "the daemon does not answer as ipcbusd does");
+            }
+            return fail(why_.code != 0 ? why_.code : ECONNREFUSED,
+                        why_.code != 0 ? why_.what
+                                       : "the daemon closed the connection before it answered");
         }
         pollfd wait{socket_.get(), POLLIN, 0};
         const i64 left_ns = deadline.remaining_ns();
@@ -183,9 +255,9 @@ bool Link::read_available() {
             if (got.error().code == EAGAIN || got.error().code == EWOULDBLOCK) {
                 return true;
             }
-            give_up(got.error().what);
+            give_up(got.error().code == ECONNRESET ? 0 : got.error().code, got.error().what);
         } else if (got.value() == 0) {
-            give_up("the daemon closed the connection");
+            give_up(0, "the daemon closed the connection");
         } else {
             frame_reader_.add(std::span(bytes).first(got.value()));
             if (got.value() < bytes.size() && fds_.empty()) {
@@ -217,10 +289,10 @@ void Link::acknowledge_fds() {
     }
 }
 
-void Link::give_up(std::string why) {
+void Link::give_up(int code, std::string why) {
     if (!hung_up_) {
         hung_up_ = true;
-        why_ = std::move(why);
+        why_ = fail(code, std::move(why));
         // The daemon must see the end, too, when it was we who ended it.
         (void)::shutdown(socket_.get(), SHUT_RDWR);
     }
@@ -238,7 +310,7 @@ void Link::send_bytes() {
         } else if (sent.error().code != EINTR) {
             // What the daemon said before it closed is still there to be read.
             (void)read_available();
-            give_up(sent.error().what);
+            give_up(0, sent.error().what);
         }
     }
 }

@@ -48,6 +48,9 @@ private:
     sys::Mapping doorbell_;
 };
 
+/// The daemon's refusal as an Error; a code that is none is a breach of the protocol.
+[[nodiscard]] sys::Error refusal(const protocol::ErrorFrame& frame);
+
 class Link {
 public:
     /// Connects and says HELLO; on success the own pages are mapped and MAPPED is said.
@@ -57,10 +60,12 @@ public:
                                                                  const sys::Deadline& connect,
                                                                  i64 answer_timeout_ns);
 
+    ~Link();
+    Link(const Link&) = delete;
+    Link& operator=(const Link&) = delete;
+
     [[nodiscard]] const protocol::Welcome& welcome() const { return welcome_; }
     [[nodiscard]] int socket() const { return socket_.get(); }
-    /// After a fork, in the child: closes the socket, which is the parent's.
-    void abandon() { socket_.reset(); }
 
     // The own pages. Numbers within the geometry.
     [[nodiscard]] protocol::DoorbellWaiter& waiter(u32 number) const;
@@ -84,9 +89,10 @@ public:
     protocol::FrameReader::Status next(protocol::FrameHeader& ret_header,
                                        std::span<const std::byte>& ret_fields);
     [[nodiscard]] sys::UniqueFd take_fd();
-    void give_up(std::string why);
+    void give_up(int code, std::string why);
     [[nodiscard]] bool hung_up() const { return hung_up_; }
-    [[nodiscard]] const std::string& why() const { return why_; }
+    /// Why; code 0 is a plain hang-up.
+    [[nodiscard]] const sys::Error& why() const { return why_; }
 
     /// Sends a frame; waits while the socket is full. A failure is a hang-up.
     template <class Frame>
@@ -95,7 +101,9 @@ public:
         protocol::encode(out_, frame, request);
         send_bytes();
     }
-    [[nodiscard]] u64 next_request() { return ++last_request_; }
+    /// A number that no request of this process has had: answers cannot be mixed up, not even with
+    /// those of an earlier link.
+    [[nodiscard]] static u64 next_request();
     /// Says RECEIVED for the descriptors taken since the last time.
     void acknowledge_fds();
 
@@ -104,7 +112,7 @@ public:
     void drop_peer(u64 client) { peers_.erase(client); }
 
 private:
-    Link() = default;
+    Link();
     sys::Result<void> greet(const std::string& name, i64 answer_timeout_ns);
     sys::Result<void> map_pages();
     void send_bytes();
@@ -113,10 +121,9 @@ private:
     protocol::FrameReader frame_reader_;
     std::deque<sys::UniqueFd> fds_;
     std::vector<std::byte> out_;
-    u64 last_request_ = 0;
     u32 fds_taken_ = 0;
     bool hung_up_ = false;
-    std::string why_;
+    sys::Error why_;
 
     protocol::Welcome welcome_;
     sys::Mapping cursor_;

@@ -23,6 +23,9 @@ namespace {
 /// nobody is there to be slowed down.
 constexpr u32 kPublishesPerLook = 64;
 constexpr i64 kLookNs = 100'000'000;
+/// wait_subscribers: rings that bring nothing, before it naps.
+constexpr u32 kRoundsPerNap = 16;
+constexpr i64 kNapNs = 1'000'000;
 
 }  // namespace
 
@@ -51,15 +54,8 @@ Result<std::unique_ptr<Publisher>> Publisher::create(Bus& bus, const std::string
 /// it and find its successor by its lineage.
 Result<void> Publisher::advertise() {
     Home home;
-    const u64 generation = bus_.generation();
+    u64 generation = 0;
     protocol::Advertise request;
-    {
-        const Bus::Lock guard = bus_.lock();
-        home.link = bus_.link(guard);
-        home.waiter = IPCBUS_TRY(home.link->take_waiter());
-        // Frames that the answer makes known to us are for the new ring.
-        inbox_.clear();
-    }
     request.topic = topic_;
     request.ring_bytes = options_.ring_bytes;
     request.record_bytes_max = 0;
@@ -72,6 +68,12 @@ Result<void> Publisher::advertise() {
                                       std::to_string(options_.message_bytes_max) + " bytes");
         }
         request.record_bytes_max = static_cast<u32>(record);
+    }
+    {
+        const Bus::Lock guard = bus_.lock();
+        generation = bus_.generation();
+        home.link = bus_.link(guard);
+        home.waiter = IPCBUS_TRY(home.link->take_waiter());
     }
     request.waiter = home.waiter;
     request.lineage = lineage_;
@@ -146,7 +148,11 @@ Publisher::~Publisher() {
         bus_.forget(this, guard);
     }
     if (ring_ != nullptr && generation_ == bus_.generation() && !bus_.lost()) {
-        (void)bus_.request(protocol::Unadvertise{home_.publication});
+        try {
+            (void)bus_.request(protocol::Unadvertise{home_.publication});
+        } catch (const std::exception&) {
+            // out of memory: the daemon learns it when the connection ends
+        }
     }
     if (home_.link != nullptr) {
         const Bus::Lock guard = bus_.lock();
@@ -183,6 +189,9 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
     Bus::Lock guard = bus_.lock();
     for (;;) {
         for (const Delivery& delivery : inbox_) {
+            if (delivery.members.publication != home_.publication) {
+                continue;  // of a ring that we have left
+            }
             for (const u64 attachment : delivery.members.detach) {
                 ring_->readers().remove(attachment);
                 peers_.erase(attachment);
@@ -198,7 +207,7 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
                     member.attachment, pages->slot(member.slot), pages->asleep(),
                     pages->waiters(), pages->geometry().waiters_max,
                     member.slot % protocol::kActivityBits, member.start, member.reliable != 0});
-                peers_[member.attachment] = pages;
+                peers_.emplace(member.attachment, pages);
             }
             ring_->set_taken(delivery.members.number);
         }
@@ -234,6 +243,9 @@ bool Publisher::is_own(u64 attachment) {
 
 void Publisher::look_at_daemon() {
     publishes_until_look_ = kPublishesPerLook;
+    if (claimed_) {
+        return;  // the ring must stay where it is
+    }
     const i64 now_ns = sys::coarse_ns();
     if (now_ns - last_look_ns_ < kLookNs) {
         return;
@@ -259,9 +271,9 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
     }
     if (publishes_until_look_-- == 0) {
         look_at_daemon();
-        if (bus_.lost() && bus_.state() == Bus::State::closed) {
-            return failed(ESHUTDOWN, "the connection to the daemon is lost");
-        }
+    }
+    if (bus_.closed()) {
+        return failed(ESHUTDOWN, "the connection to the daemon is lost");
     }
     std::size_t topic_bytes = 0;
     if (filter_) {
@@ -396,6 +408,9 @@ int Publisher::abort() {
 }
 
 u32 Publisher::subscriber_count() const {
+    if (bus_.in_child()) {
+        return 0;
+    }
     // relaxed: a number for people and for a hint; membership is taken in by attention.
     return ring_->words().mailbox->readers.load(std::memory_order_relaxed);
 }
@@ -404,38 +419,46 @@ int Publisher::wait_subscribers(u32 count, i64 timeout_ns) {
     if (bus_.in_child()) {
         return used_after_fork();
     }
+    if (claimed_) {
+        return failed(EBUSY, "a claim is open: commit or abort it first");
+    }
     const sys::Deadline deadline = sys::Deadline::after(timeout_ns);
-    for (;;) {
-        std::atomic<u32>& asleep = *ring_->words().asleep;
-        const u32 bell = ring_->words().bell->load(std::memory_order_acquire);  // [B1]
-        asleep.store(1, std::memory_order_release);
-        protocol::full_fence();  // pairs with the daemon's, before it looks at `asleep`
-        bus_.hear();
-        const bool there = subscriber_count() >= count;
+    for (u32 rounds = 1;; rounds++) {
+        look_at_daemon();
+        if (bus_.closed()) {
+            return failed(ESHUTDOWN, "the connection to the daemon is lost");
+        }
         const i64 left_ns = deadline.remaining_ns();
-        sys::FutexWait ended = sys::FutexWait::woken;
-        if (!there && left_ns != 0 && !bus_.lost()) {
-            ended = sys::futex_wait(*ring_->words().bell, bell,
-                                    std::min<i64>(left_ns, 1'000'000'000));
-        }
-        asleep.store(0, std::memory_order_release);
-        if (there) {
+        const sys::FutexWait ended = wait_for_members(count, left_ns);
+        if (!bus_.lost() && generation_ == bus_.generation() && subscriber_count() >= count) {
             return 0;
-        }
-        if (bus_.lost()) {
-            look_at_daemon();
-            if (bus_.lost()) {
-                return failed(ESHUTDOWN, "the connection to the daemon is lost");
-            }
         }
         if (ended == sys::FutexWait::interrupted) {
             return failed(EINTR, "interrupted by a signal");
         }
         if (left_ns == 0) {
-            return timeout_ns == 0 ? failed(EAGAIN, "fewer subscribers than asked for")
-                                   : failed(ETIMEDOUT, "fewer subscribers than asked for");
+            return failed(timeout_ns == 0 ? EAGAIN : ETIMEDOUT, "fewer subscribers than asked for");
+        }
+        if (ended == sys::FutexWait::woken && rounds % kRoundsPerNap == 0) {
+            const std::atomic<u32> never{0};  // somebody may be ringing for sport
+            (void)sys::futex_wait(never, 0, std::min(kNapNs, left_ns));
         }
     }
+}
+
+/// One wait for the daemon to tell of members: the order of [B1] to [B5] in ring_publisher.hpp.
+sys::FutexWait Publisher::wait_for_members(u32 count, i64 timeout_ns) {
+    const RingPublisher::Words& words = ring_->words();
+    const u32 bell = words.bell->load(std::memory_order_acquire);  // [B1]
+    words.asleep->store(1, std::memory_order_release);
+    protocol::full_fence();  // pairs with the daemon's, before it looks at `asleep`
+    bus_.hear();
+    sys::FutexWait ended = sys::FutexWait::value_changed;
+    if (subscriber_count() < count && timeout_ns != 0) {
+        ended = sys::futex_wait(*words.bell, bell, std::min(timeout_ns, kLookNs));
+    }
+    words.asleep->store(0, std::memory_order_release);
+    return ended;
 }
 
 std::size_t Publisher::message_bytes_max() const {

@@ -58,6 +58,7 @@ private:
     void finish();
     void write(u16 topic_bytes, const void* data, std::size_t bytes);
     void look_at_daemon();
+    sys::FutexWait wait_for_members(u32 count, i64 timeout_ns);
     sys::Result<void> advertise();
 
     /// What belongs to one ring; replaced as a whole when the publication moves to another.

@@ -14,16 +14,18 @@ Result<std::unique_ptr<Set>> Set::create(Bus& bus) {
 }
 
 Result<void> Set::take_waiter() {
-    const u64 generation = bus_.generation();
     const Bus::Lock guard = bus_.lock();
-    link_ = bus_.link(guard);
-    const u32 number = IPCBUS_TRY(link_->take_waiter());
-    const protocol::Waiter::Words words{&link_->waiter(number), &link_->asleep(number), number};
+    const u64 generation = bus_.generation();
+    const std::shared_ptr<Link> link = bus_.link(guard);
+    const u32 number = IPCBUS_TRY(link->take_waiter());
+    const protocol::Waiter::Words words{&link->waiter(number), &link->asleep(number), number};
     if (waiter_ == nullptr) {
         waiter_ = std::make_unique<protocol::Waiter>(words);
     } else {
         waiter_->rebind(words);
     }
+    // Only now may the last link, whose pages the waiter was on, go.
+    link_ = link;
     waiter_number_ = number;
     generation_ = generation;
     for (Subscriber* subscriber : subscribers_) {
@@ -63,6 +65,9 @@ int Set::add(Subscriber& subscriber) {
         return failed(EBUSY, "the subscriber is in a set already");
     }
     rebind();
+    if (subscriber.generation_ != generation_) {
+        subscriber.hear_control();  // what it reads from the last daemon is polled, in a set, too
+    }
     subscriber.waiter_->remove(subscriber.source_);
     waiter_->add(subscriber.source_);
     const Bus::Lock guard = bus_.lock();
@@ -122,7 +127,7 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     }
     Subscriber* found = nullptr;
     const int result =
-        wait_until(*waiter_, spin_, *this, timeout_ns, [&] { return try_wait(&found); });
+        wait_until(*waiter_, nullptr, spin_, *this, timeout_ns, [&] { return try_wait(&found); });
     if (result == 0) {
         waiter_->fruitful();
         *ret_subscriber = found;

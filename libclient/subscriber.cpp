@@ -18,6 +18,8 @@ namespace {
 constexpr int kSkipsMax = 64;
 /// Looks between two glances at the clock by a reader that never sleeps.
 constexpr u32 kLooksPerGlance = 4096;
+/// The same for one that finds nothing, awake.
+constexpr u32 kEmptyLooksPerGlance = 16;
 
 int this_thread() {
     thread_local const int id = ::gettid();
@@ -61,6 +63,9 @@ int Subscriber::nothing() const {
 /// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells.
 int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
     attend();
+    if (untold_.result != 0) {
+        return tell_untold(ret_message);
+    }
     waiter().take_activity();
     for (std::size_t left = source_.active_count(); left != 0; left--) {
         auto* attached = static_cast<Attached*>(source_.turn());
@@ -72,15 +77,16 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
             return result;
         }
     }
-    if (untold_.code != 0) {
-        return failed(std::exchange(untold_, sys::Error{}));
+    if (++empty_looks_ % kEmptyLooksPerGlance == 0) {
+        look_at_connection();
     }
     return nothing();
 }
 
 int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
     if (attached.lost_before_start != 0) {
-        return report_loss(attached, std::exchange(attached.lost_before_start, 0), ret_message);
+        return report_loss(attached, std::exchange(attached.lost_before_start, 0),
+                           "it went on in another ring before this one was attached", ret_message);
     }
     RingReader& reader = attached.reader();
     if (attached.latest) {
@@ -127,7 +133,9 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
     switch (attached.reader().resync(lost)) {
         case RingReader::Resync::done:
             attached.moved();
-            return lost == 0 ? -EAGAIN : report_loss(attached, lost, ret_message);
+            return lost == 0 ? -EAGAIN : report_loss(attached, lost,
+                                                  "the publisher has overtaken this subscriber",
+                                                  ret_message);
         case RingReader::Resync::again: source_.fruitless(attached); return -EAGAIN;
         case RingReader::Resync::corrupt: break;
     }
@@ -142,18 +150,26 @@ int Subscriber::corrupt(Attached& attached) {
                               "' has broken the protocol: nothing more is read from it");
 }
 
-int Subscriber::report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message) {
+int Subscriber::report_loss(Attached& attached, u64 lost, const char* why,
+                            ipcbus_message* ret_message) {
     lost_ += lost;
     attached.count_lost(lost);
     waiter().fruitful();
     *ret_message = ipcbus_message{};
-    ret_message->topic = attached.topic.c_str();
+    std::memcpy(topic_, attached.topic.c_str(), attached.topic.size() + 1);
+    ret_message->topic = topic_;
     ret_message->topic_size = attached.topic.size();
     ret_message->sequence = attached.reader().expected();
     ret_message->publication = attached.publication;
     ret_message->lost = lost;
     return failed(ESTALE, std::to_string(lost) + " messages of '" + attached.topic +
-                              "' were lost: the publisher has overtaken this subscriber");
+                              "' were lost: " + why);
+}
+
+int Subscriber::tell_untold(ipcbus_message* ret_message) {
+    const Untold untold = std::exchange(untold_, Untold{});
+    *ret_message = untold.message;
+    return failed(-untold.result, untold.text);
 }
 
 /// Whether the record's topic is one that its publication may name and that was asked for; the
@@ -180,28 +196,21 @@ void Subscriber::describe(const Attached& attached, const Record& record,
                                   attached.passed_over};
 }
 
-/// For a set: whether there is anything to receive or to report.
+/// For a set: whether there is anything to receive or to report. A loss that the look comes upon is
+/// kept for the receive that follows; a message stays where it is.
 bool Subscriber::ready() {
-    attend();
-    if (untold_.code != 0 || bus_.closed()) {
+    if (untold_.result != 0) {
         return true;
     }
-    for (std::size_t left = source_.active_count(); left != 0; left--) {
-        auto* attached = static_cast<Attached*>(source_.turn());
-        if (attached == nullptr) {
-            break;
-        }
-        if (attached->lost_before_start != 0 || attached->reader().news()) {
-            return true;
-        }
-        attached->store_cursor();
-        if (attached->ended) {
-            let_go(*attached);
-        } else {
-            source_.fruitless(*attached);
-        }
+    Found found;
+    Untold untold;
+    untold.result = find(found, &untold.message);
+    if (untold.result == 0 || untold.result == -EAGAIN) {
+        return untold.result == 0;
     }
-    return false;
+    untold.text = error_text();
+    untold_ = std::move(untold);
+    return true;
 }
 
 // -------------------------------------------------------------------------------- receiving
@@ -240,7 +249,7 @@ int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
     }
     ipcbus_message unwanted;
     ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
-    const int result = wait_until(waiter(), spin_, *this, timeout_ns,
+    const int result = wait_until(waiter(), &source_, spin_, *this, timeout_ns,
                                   [&] { return try_receive(buffer, bytes, message); });
     if (result == 0) {
         waiter().fruitful();
@@ -298,7 +307,7 @@ i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::s
     if (const int error = begin_use(); error != 0) {
         return error;
     }
-    const int result = wait_until(waiter(), spin_, *this, timeout_ns, [&] {
+    const int result = wait_until(waiter(), &source_, spin_, *this, timeout_ns, [&] {
         return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
     });
     if (result == 1) {

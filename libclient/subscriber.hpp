@@ -13,6 +13,14 @@ namespace ipcbus::client {
 
 class Subscriber;
 
+/// What tells that two rings are of one publication. The uid is the kernel's word: nobody can pass
+/// for a publication of another uid by repeating its lineage.
+struct Lineage {
+    u32 uid = 0;
+    protocol::Id128 id{};
+    auto operator<=>(const Lineage&) const = default;
+};
+
 /// An attachment with what keeps its memory alive. Owned by its subscriber.
 struct Attached : protocol::Attachment {
     Attached(const protocol::Attached& told, sys::RingMapping&& mapped,
@@ -20,7 +28,7 @@ struct Attached : protocol::Attachment {
 
     u64 id;
     u64 publication;
-    protocol::Id128 lineage;
+    Lineage lineage;
     u64 passed_over = 0;  ///< by a `latest` reader, before the message it reads next
     u64 lost_before_start = 0;  ///< messages between the last ring of this lineage and this one
     bool filter;                ///< each record names its topic
@@ -92,7 +100,8 @@ private:
     int find(Found& ret_found, ipcbus_message* ret_message);
     int look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message);
     int lapped(Attached& attached, ipcbus_message* ret_message);
-    int report_loss(Attached& attached, u64 lost, ipcbus_message* ret_message);
+    int report_loss(Attached& attached, u64 lost, const char* why, ipcbus_message* ret_message);
+    int tell_untold(ipcbus_message* ret_message);
     bool accepts(const Attached& attached, const protocol::Record& record);
     int corrupt(Attached& attached);
     int nothing() const;
@@ -113,6 +122,7 @@ private:
     void hear_control();
     void take_inbox();
     void attach(Delivery& delivery);
+    void end(u64 attachment, protocol::EndReason reason);
     void admit(std::unique_ptr<Attached> attached);
     void let_go(Attached& attached);
     void drop_orphans(i64 now_ns);
@@ -148,15 +158,23 @@ private:
     /// Successors that wait until the ring before them is drained.
     std::vector<std::unique_ptr<Attached>> held_;
     /// Sequence expected next of publications whose ring has ended here.
-    std::map<protocol::Id128, u64> expected_;
+    std::map<Lineage, u64> expected_;
 
     std::vector<Delivery> inbox_;
     std::atomic<bool> news_{false};
     std::atomic<int> thread_{0};  ///< that last used this handle
     u32 looks_ = 0;
+    u32 empty_looks_ = 0;
 
     u64 lost_ = 0;
-    sys::Error untold_;  ///< an attachment that could not be made: told by the next receive
+    /// What a look has found out and the next receive tells: a loss, an attachment that could not
+    /// be made. result 0: nothing.
+    struct Untold {
+        int result = 0;
+        std::string text;
+        ipcbus_message message{};
+    };
+    Untold untold_;
     Attached* loan_ = nullptr;
     protocol::Record loan_first_;
     protocol::Record loan_last_;

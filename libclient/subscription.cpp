@@ -5,6 +5,7 @@
 
 #include "protocol/topic.hpp"
 #include "set.hpp"
+#include "sys/memfd.hpp"
 
 namespace ipcbus::client {
 
@@ -28,6 +29,12 @@ protocol::ReadableRing readable(const sys::RingMapping& mapped, const protocol::
             mapped.capacity(), told.record_bytes_max};
 }
 
+/// A ring as it must be: of a size that nobody can change any more, and written by nobody new.
+Result<sys::RingMapping> map_sealed(int fd, u64 ring_bytes) {
+    IPCBUS_TRY(sys::expect_seals(fd, sys::kSealsRing));
+    return sys::map_ring(fd, protocol::kRingDataOffset, ring_bytes, sys::Access::read_only);
+}
+
 }  // namespace
 
 Attached::Attached(const protocol::Attached& told, sys::RingMapping&& mapped,
@@ -38,7 +45,7 @@ Attached::Attached(const protocol::Attached& told, sys::RingMapping&& mapped,
                        told.slot % protocol::kActivityBits}),
       id(told.attachment),
       publication(told.publication),
-      lineage(told.lineage),
+      lineage{told.uid, told.lineage},
       filter(protocol::has_wildcards(told.topic)),
       lossy(told.mode != static_cast<protocol::u8>(protocol::ReaderMode::reliable)),
       latest(told.mode == static_cast<protocol::u8>(protocol::ReaderMode::latest)),
@@ -82,9 +89,9 @@ Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
 
 /// Subscribes with the present daemon.
 Result<void> Subscriber::subscribe() {
-    const u64 generation = bus_.generation();
     {
         const Bus::Lock guard = bus_.lock();
+        const u64 generation = bus_.generation();
         if (const std::shared_ptr<Link> link = bus_.link(guard); link != link_) {
             IPCBUS_TRY(move_to(link));
         }
@@ -101,15 +108,16 @@ Result<void> Subscriber::subscribe() {
         return fail(EPROTO, "the daemon's answer to SUBSCRIBE cannot be true");
     }
     subscription_ = subscribed.subscription;
-    // relaxed: our own hint; the inbox is read under the lock.
-    news_.store(true, std::memory_order_relaxed);
+    take_inbox();  // the attachments that came with the answer
     return {};
 }
 
 void Subscriber::resubscribe() {
     const i64 now_ns = sys::monotonic_ns();
-    for (const auto& attached : attachments_) {
-        attached->orphaned_ns = attached->orphaned_ns == 0 ? now_ns : attached->orphaned_ns;
+    for (const auto* attachments : {&attachments_, &held_}) {
+        for (const auto& attached : *attachments) {
+            attached->orphaned_ns = attached->orphaned_ns == 0 ? now_ns : attached->orphaned_ns;
+        }
     }
     // A refusal leaves us with the rings we have; the next look at the connection tries again.
     if (!subscribe().ok()) {
@@ -136,7 +144,11 @@ Subscriber::~Subscriber() {
         attached->clear_slot();
     }
     if (subscription_ != 0 && generation_ == bus_.generation() && !bus_.lost()) {
-        (void)bus_.request(protocol::Unsubscribe{subscription_});
+        try {
+            (void)bus_.request(protocol::Unsubscribe{subscription_});
+        } catch (const std::exception&) {
+            // out of memory: the daemon learns it when the connection ends
+        }
     }
     if (waiter_ != nullptr) {
         waiter_->remove(source_);
@@ -156,8 +168,7 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
             told.slot >= link.welcome().geometry.attachments_max) {
             return;
         }
-        Result<sys::RingMapping> ring = sys::map_ring(fd.get(), protocol::kRingDataOffset,
-                                                      told.ring_bytes, sys::Access::read_only);
+        Result<sys::RingMapping> ring = map_sealed(fd.get(), told.ring_bytes);
         if (ring.ok() && reinterpret_cast<const protocol::RingHeader*>(ring.value().header())
                                  ->incompatible_flags != 0) {
             delivery.error = fail(EPROTONOSUPPORT, "its ring is of a newer version");
@@ -223,7 +234,11 @@ void Subscriber::look_at_connection() {
 void Subscriber::hear_control() {
     // acquire: the frames that it counts have been sent. Before they are read, so that one that
     // comes in between is looked for again.
-    frames_seen_ = link_->frames().load(std::memory_order_acquire);
+    if (const u64 frames = link_->frames().load(std::memory_order_acquire);
+        frames != frames_seen_) {
+        frames_seen_ = frames;
+        waiter().fruitful();  // the daemon's frames, whoever they are for, are no fruitless wake
+    }
     news_.store(false, std::memory_order_relaxed);
     protocol::full_fence();  // news_ is cleared before the inbox is read; pairs with wake()
     bus_.hear();
@@ -231,6 +246,7 @@ void Subscriber::hear_control() {
         waiter().limit_slice(kLookNs);
     }
     if (generation_ != bus_.generation() && !bus_.lost()) {
+        take_inbox();  // what the last daemon told, before its successor is asked
         if (set_ != nullptr) {
             set_->rebind();
         }
@@ -245,26 +261,30 @@ void Subscriber::take_inbox() {
         const Bus::Lock guard = bus_.lock();
         deliveries.swap(inbox_);
     }
-    if (!deliveries.empty()) {
-        waiter().fruitful();  // the daemon's frames are no fruitless wake
-    }
     for (Delivery& delivery : deliveries) {
         if (delivery.ended == 0) {
             attach(delivery);
             continue;
         }
-        for (const auto& attached : attachments_) {
-            if (attached->id != delivery.ended) {
-                continue;
-            }
-            attached->ended = true;
-            waiter().activate(*attached);  // it may have news that nobody rang for
-            if (delivery.reason == static_cast<protocol::u8>(protocol::EndReason::detached) &&
-                loan_ != attached.get()) {
-                let_go(*attached);
-            }
-            break;
-        }
+        end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
+    }
+}
+
+void Subscriber::end(u64 attachment, protocol::EndReason reason) {
+    const auto is_it = [attachment](const auto& attached) { return attached->id == attachment; };
+    if (const auto held = std::find_if(held_.begin(), held_.end(), is_it); held != held_.end()) {
+        (*held)->ended = true;  // read to its end when its turn has come
+        return;
+    }
+    const auto found = std::find_if(attachments_.begin(), attachments_.end(), is_it);
+    if (found == attachments_.end()) {
+        return;
+    }
+    Attached& attached = **found;
+    attached.ended = true;
+    waiter().activate(attached);  // it may have news that nobody rang for
+    if (reason == protocol::EndReason::detached && loan_ != &attached) {
+        let_go(attached);
     }
 }
 
@@ -280,10 +300,11 @@ void Subscriber::attach(Delivery& delivery) {
             told.record_bytes_max > protocol::record_bytes_max(told.ring_bytes)) {
             // The slot still is zero.
             const int code = delivery.error.code != 0 ? delivery.error.code : ENOMEM;
-            untold_ = fail(code, "cannot attach to '" + told.topic + "': " +
-                                     (delivery.error.what.empty()
-                                          ? std::string("its publisher's pages cannot be mapped")
-                                          : delivery.error.what));
+            untold_.result = -code;
+            untold_.text = "cannot attach to '" + told.topic + "': " +
+                           (delivery.error.what.empty()
+                                ? std::string("its publisher's pages cannot be mapped")
+                                : delivery.error.what);
             bus_.unroute_attachment(told.attachment);
             link_->send(protocol::Detached{told.attachment}, link_->next_request());
             return;
@@ -291,10 +312,10 @@ void Subscriber::attach(Delivery& delivery) {
     }
     auto attached =
         std::make_unique<Attached>(told, std::move(delivery.ring), link_, std::move(pages));
-    const auto before = [&](const auto& other) {
-        return other->lineage == attached->lineage && other->orphaned_ns != 0;
-    };
-    if (std::any_of(attachments_.begin(), attachments_.end(), before)) {
+    // A publication's rings are read one after the other: each ends, closed or given up.
+    const auto before = [&](const auto& other) { return other->lineage == attached->lineage; };
+    if (std::any_of(attachments_.begin(), attachments_.end(), before) ||
+        std::any_of(held_.begin(), held_.end(), before)) {
         held_.push_back(std::move(attached));
     } else {
         admit(std::move(attached));
@@ -314,11 +335,14 @@ void Subscriber::admit(std::unique_ptr<Attached> attached) {
 
 /// Ends an attachment: its ring is drained, or no more to be read.
 void Subscriber::let_go(Attached& attached) {
-    const protocol::Id128 lineage = attached.lineage;
+    const Lineage lineage = attached.lineage;
     if (expected_.size() >= kExpectedMax) {
         expected_.erase(expected_.begin());
     }
-    expected_[lineage] = attached.reader().expected();
+    u64& expected = expected_.try_emplace(lineage, attached.reader().expected()).first->second;
+    if (protocol::distance(attached.reader().expected(), expected) > 0) {
+        expected = attached.reader().expected();
+    }
     waiter().detach(attached);
     attached.clear_slot();
     {
@@ -346,6 +370,8 @@ void Subscriber::drop_orphans(i64 now_ns) {
         if (attached.orphaned_ns != 0 && now_ns - attached.orphaned_ns > kOrphanNs &&
             loan_ != &attached && !attached.reader().news()) {
             let_go(attached);
+            // Perhaps in the middle of going to sleep: what took its place is to be looked at.
+            news_.store(true, std::memory_order_relaxed);
         }
     }
 }

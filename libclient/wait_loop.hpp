@@ -50,10 +50,11 @@ private:
 
 /// Calls `try_once` until it answers something but -EAGAIN, or the timeout passes. It looks at
 /// whatever the waiter has active, and at what the control side has stored; `elsewhere` tells,
-/// before a sleep, whether the latter has anything.
+/// before a sleep, whether the latter has anything. `only`: the one source that is waited for;
+/// nullptr: all of the waiter's.
 template <class TryOnce>
-int wait_until(protocol::Waiter& waiter, SpinBudget& spin, protocol::Elsewhere& elsewhere,
-               i64 timeout_ns, TryOnce&& try_once) {
+int wait_until(protocol::Waiter& waiter, const protocol::Source* only, SpinBudget& spin,
+               protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once) {
     int result = try_once();
     if (result != -EAGAIN || timeout_ns == 0) {
         return result;
@@ -82,7 +83,7 @@ int wait_until(protocol::Waiter& waiter, SpinBudget& spin, protocol::Elsewhere& 
         if (left_ns == 0) {
             return -ETIMEDOUT;
         }
-        const protocol::Waiter::Slept slept = waiter.sleep(left_ns, elsewhere);
+        const protocol::Waiter::Slept slept = waiter.sleep(left_ns, elsewhere, only);
         result = try_once();
         if (result != -EAGAIN) {
             spin.waited(sys::monotonic_ns() - began_ns);

@@ -283,6 +283,10 @@ std::string show_duration(std::int64_t duration_ns) {
     return shown + unit;
 }
 
+std::string plural(std::uint64_t count, std::string_view what) {
+    return std::to_string(count).append(" ").append(what).append(count == 1 ? "" : "s");
+}
+
 std::string quoted(std::string_view text) {
     constexpr std::size_t kShownMax = 80;
     return "'" + std::string(text.substr(0, kShownMax)) +

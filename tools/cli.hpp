@@ -67,6 +67,8 @@ struct Arguments {
 
 /// A duration in the form that parse_duration_ns reads, short: "1.5s", "500ms".
 [[nodiscard]] std::string show_duration(std::int64_t duration_ns);
+/// "1 message", "2 messages".
+[[nodiscard]] std::string plural(std::uint64_t count, std::string_view what);
 /// 'text' in quotes, cut when it is long.
 [[nodiscard]] std::string quoted(std::string_view text);
 

@@ -3,8 +3,8 @@
 // signals as in stop_signal.hpp. Exit codes: cli.hpp.
 //
 // Messages are lent from the ring in batches, appended to a big buffer, given back, and only then
-// written: a batch that was overwritten while it was lent is cut off the buffer again. The buffer is
-// written when it is full and whenever there is nothing to read, so no message waits for another.
+// written: a batch that was overwritten while it was lent is cut off the buffer again. The buffer
+// is written when it is full and whenever there is nothing to read: no message waits for another.
 #include "cat_options.hpp"
 #include "cli.hpp"
 #include "command.hpp"
@@ -45,10 +45,6 @@ std::int64_t since_1970_ns() {
     timespec now{};
     (void)::clock_gettime(CLOCK_REALTIME, &now);
     return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
-std::string plural(std::uint64_t count, std::string_view what) {
-    return std::to_string(count).append(" ").append(what).append(count == 1 ? "" : "s");
 }
 
 /// One run of the tool: its subscriptions, and what has come through them.
@@ -100,9 +96,8 @@ private:
         ipcbus_set* set = nullptr;
         int result = ipcbus_set_create(bus_, &set);
         set_.reset(set);
-        for (auto subscriber = subscribers_.begin(); result == 0 && subscriber != subscribers_.end();
-             ++subscriber) {
-            result = ipcbus_set_add(set, subscriber->get());
+        for (const SubscriberPtr& subscriber : subscribers_) {
+            result = result == 0 ? ipcbus_set_add(set, subscriber.get()) : result;
         }
         return result == 0 ? kGoOn : report_failure(kTool, "wait for several topics", result);
     }

@@ -42,10 +42,6 @@ Pacer make_pacer(const PubOptions& options) {
     return Pacer(static_cast<double>(options.repeat_delay_ns), 0);
 }
 
-std::string plural(std::uint64_t count, std::string_view what) {
-    return std::to_string(count).append(" ").append(what).append(count == 1 ? "" : "s");
-}
-
 /// One run of the tool: what there is to publish, to a publication that is open.
 class Publishing {
 public:
@@ -78,10 +74,10 @@ private:
                 break;
             }
             if (result == -ETIMEDOUT || result == -EAGAIN) {
-                report(kTool, "cannot publish: " +
-                                  std::to_string(ipcbus_subscriber_count(publisher_)) + " of " +
-                                  plural(options_.wait_subscribers, "subscriber") + " came within " +
-                                  show_duration(options_.timeout_ns));
+                const std::uint32_t there = ipcbus_subscriber_count(publisher_);
+                report(kTool, "cannot publish: " + std::to_string(there) + " of " +
+                                  plural(options_.wait_subscribers, "subscriber") +
+                                  " came within " + show_duration(options_.timeout_ns));
                 return kExitTimedOut;
             }
             if (result != -EINTR) {
@@ -133,7 +129,7 @@ private:
             return too_long("the message", message[0].size);
         }
         const std::uint64_t count = std::min(options_.repeat, options_.count_max);
-        message.resize(static_cast<std::size_t>(std::min<std::uint64_t>(count, kBatch)), message[0]);
+        message.resize(std::min<std::uint64_t>(count, kBatch), message[0]);
         int code = kGoOn;
         while (code == kGoOn && published_ < count && stop_signal() == 0) {
             const auto next = std::min<std::uint64_t>(count - published_, message.size());

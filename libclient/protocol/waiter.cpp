@@ -166,9 +166,12 @@ void Waiter::set_asleep(bool asleep) {
 }
 
 /// [S6] The look at every ring just parked. True: there is news.
-bool Waiter::look_again() {
+bool Waiter::look_again(const Source* only) {
     bool found = false;
     for (Source* source : sources_) {
+        if (only != nullptr && source != only) {
+            continue;
+        }
         std::erase_if(source->active_, [&found](Attachment* attachment) {
             if (!attachment->reader_.news()) {
                 return !attachment->polled();
@@ -181,7 +184,7 @@ bool Waiter::look_again() {
     return found;
 }
 
-Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
+Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only) {
     // [S1] acquire: before every look. Pairs with ring_bell.
     const u32 bell = words_.doorbell->bell.load(std::memory_order_acquire);
     bool polled = false;
@@ -189,6 +192,9 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
         for (Attachment* attachment : source->active_) {
             attachment->store_cursor();
             attachment->fruitless_looks_ = 0;
+            if (only != nullptr && source != only) {
+                continue;
+            }
             if (attachment->polled()) {
                 polled = true;
             } else {
@@ -199,13 +205,13 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere) {
     set_asleep(true);  // [S3]
     for (Source* source : sources_) {
         for (Attachment* attachment : source->active_) {
-            if (!attachment->polled()) {
+            if (attachment->parked()) {
                 attachment->set_sleepers();  // [S4]
             }
         }
     }
     full_fence();  // [S5] pairs with [P1], [P7] and the daemon's fence before it looks at `asleep`
-    const bool found = look_again();
+    const bool found = look_again(only);
     // [S7] relaxed: ordered by the fence.
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||
         elsewhere.look()) {

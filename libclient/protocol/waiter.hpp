@@ -149,7 +149,8 @@ public:
 
     /// [S1] to [S9], one wait of at most `timeout_ns` (>= 0), bounded further by what fruitless
     /// sleeps before it allow. news: take_activity() and look at the active rings, and elsewhere.
-    Slept sleep(std::int64_t timeout_ns, Elsewhere& elsewhere);
+    /// `only`, if given: the others' rings are neither parked nor looked at.
+    Slept sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only = nullptr);
     /// A message was received: the next wait begins with short slices again.
     void fruitful() {
         slice_ns_ = kFirstSliceNs;
@@ -173,7 +174,7 @@ private:
     static constexpr std::int64_t kNapMaxNs = 64'000'000;
 
     void take_summary();
-    bool look_again();
+    bool look_again(const Source* only);
     void set_asleep(bool asleep);
     void woken(std::int64_t left_ns);
 

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@ namespace ipcbus::sys {
 
 namespace {
 
+constexpr int kDyingDaemonMs = 1000;
 constexpr std::string_view kUnixPrefix = "unix:";
 constexpr std::string_view kTcpPrefix = "tcp:";
 constexpr const char* kSystemSocket = IPCBUS_SYSTEM_SOCKET;
@@ -119,6 +121,14 @@ UniqueFd lock_directory(const std::string& path) {
     return fd;
 }
 
+/// Whether a daemon stands behind a connection. One that was just killed still accepts until the
+/// kernel has torn it down, then hangs up; one that lives waits for us to speak, or refuses in words.
+bool lives(int socket) {
+    pollfd wait{socket, POLLIN, 0};
+    char byte = 0;
+    return ::poll(&wait, 1, kDyingDaemonMs) <= 0 || ::recv(socket, &byte, 1, MSG_DONTWAIT) > 0;
+}
+
 Result<void> remove_stale_socket(const sockaddr_un& address, const std::string& path) {
     struct stat status {};
     if (::lstat(path.c_str(), &status) != 0) {
@@ -130,9 +140,14 @@ Result<void> remove_stale_socket(const sockaddr_un& address, const std::string& 
                                     " is there already and is not a socket: remove it, or "
                                     "choose another path");
     }
-    const Result<UniqueFd> answer = connect_once(address, Deadline::after(0), path);
-    if (answer.ok() || answer.error().code != ECONNREFUSED) {
-        return fail(EADDRINUSE, path + " is in use: another daemon answers there");
+    for (;;) {
+        const Result<UniqueFd> answer = connect_once(address, Deadline::after(0), path);
+        if (answer.ok() ? lives(answer.value().get()) : answer.error().code != ECONNREFUSED) {
+            return fail(EADDRINUSE, path + " is in use: another daemon answers there");
+        }
+        if (!answer.ok()) {
+            break;
+        }
     }
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
         return fail_at(path, errno);

@@ -57,7 +57,7 @@ Result<std::size_t> receive_with_fds(int socket, std::span<std::byte> into,
     take_fds(message, fds);
     if ((message.msg_flags & MSG_CTRUNC) != 0) {
         fds.erase(fds.begin() + static_cast<std::ptrdiff_t>(before), fds.end());
-        return fail(EPROTO,
+        return fail(EMFILE,
                     "descriptors that were sent to this process were lost: it has too "
                     "many open already (raise its RLIMIT_NOFILE)");
     }

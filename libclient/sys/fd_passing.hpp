@@ -18,7 +18,7 @@ namespace ipcbus::sys {
 /// along are appended to `fds`, close-on-exec. The kernel never merges two sets of descriptors into
 /// one receive, and a set arrives with the first byte it was sent with.
 /// Errors: EAGAIN when `dont_wait` (or a non-blocking socket) and nothing is there; EINTR when a
-/// signal ended the wait, for the caller to decide; EPROTO when descriptors were lost, which can
+/// signal ended the wait, for the caller to decide; EMFILE when descriptors were lost, which can
 /// only be answered by closing the connection.
 [[nodiscard]] Result<std::size_t> receive_with_fds(int socket, std::span<std::byte> into,
                                                    std::vector<UniqueFd>& fds, bool dont_wait);

@@ -161,11 +161,14 @@ TEST_SUITE("cli") {
         const auto count = count_option(parsed.value().options.at(0));
         REQUIRE_FALSE(count.ok());
         CHECK(count.error().what == "--count 'many': not a number of 1 or more");
-        CHECK(duration_option({kCount, "-W", "soon"}).error().what.starts_with("-W 'soon': not a "));
+        const auto duration = duration_option({kCount, "-W", "soon"});
+        CHECK(duration.error().what.starts_with("-W 'soon': not a duration"));
     }
 
     TEST_CASE("what is quoted stays short") {
         CHECK(quoted("x") == "'x'");
+        CHECK(plural(0, "message") == "0 messages");
+        CHECK(plural(1, "message") == "1 message");
         CHECK(quoted(std::string(500, 'a')).size() < 100);
     }
 }

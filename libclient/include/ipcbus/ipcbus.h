@@ -15,7 +15,6 @@
  *   -EINTR            a signal handler ran during the wait; nothing was received or published
  *   -ESTALE           messages were lost (receive, borrow) or overwritten while lent (release)
  *   -EMSGSIZE         larger than a message may be, or than the buffer given
- *   -EPIPE            the daemon has ended this subscription or publication; ask anew
  *   -ESHUTDOWN        the connection is gone and was not to be made again
  *   -ECONNREFUSED     no daemon answers at that address
  *   -EACCES           not allowed: by the rules of the bus, or by the permissions of its socket
@@ -29,8 +28,9 @@
  * TIMES are nanoseconds on the monotonic clock: negative waits for ever, 0 does not wait.
  * OPTION STRUCTS begin with struct_size = sizeof of the struct you compiled with; zero the rest for
  * defaults (IPCBUS_INIT does both). NULL options are all defaults.
- * SIGNALS. Waits for data end with -EINTR when a signal handler ran; set-up requests (connect,
- * advertise, subscribe) go on.
+ * SIGNALS. Waits for data, and a connect that waits for a daemon to come, end with -EINTR when a
+ * signal handler ran (but not while they spin: see spin_ns); requests to the daemon (advertise,
+ * subscribe) go on. A daemon that does not answer within 10 s is treated as one that is gone.
  * FORK. A child inherits no connection: its handles answer -ECHILD. Close them there, or exec.
  *
  * See ipcbus(3) for an overview with examples and ipcbus-protocol(7) for what happens underneath.
@@ -100,8 +100,8 @@ struct ipcbus_connect_options {
 
 /*
  * Connects to the bus and makes a client. The caller owns *ret_bus: ipcbus_close() it, after the
- * handles made from it. Errors: -ECONNREFUSED, -EACCES, -ETIMEDOUT, -EPROTONOSUPPORT, -EDQUOT,
- * -EMFILE, -ENOMEM, -EINVAL.
+ * handles made from it. Errors: -ECONNREFUSED, -EACCES, -ETIMEDOUT, -EINTR, -EPROTONOSUPPORT,
+ * -EDQUOT, -ENOSPC, -EMFILE, -ENOMEM, -EINVAL, -ENAMETOOLONG.
  */
 IPCBUS_EXPORT int ipcbus_connect(const struct ipcbus_connect_options *options, ipcbus_bus **ret_bus);
 
@@ -115,7 +115,8 @@ IPCBUS_EXPORT void ipcbus_close(ipcbus_bus *bus);
 #define IPCBUS_CLOSED 2   /* lost, and IPCBUS_NO_RECONNECT was asked for */
 
 /* Whether the daemon is there. Looks at the connection and, when it is lost, tries to make it again
- * (at most ten times a second; publish and receive do so, too). Never waits. Any thread. */
+ * (at most ten times a second; publish and receive do so, too). Waits for a second at most, and
+ * only if a daemon has come and does not answer. Any thread. */
 IPCBUS_EXPORT int ipcbus_state(ipcbus_bus *bus);
 
 /* How often the connection was made again since ipcbus_connect. Any thread. */
@@ -197,7 +198,8 @@ IPCBUS_EXPORT int ipcbus_abort(ipcbus_publisher *publisher);
 /* Attached readers at this moment: one load. */
 IPCBUS_EXPORT uint32_t ipcbus_subscriber_count(const ipcbus_publisher *publisher);
 
-/* Waits until at least `count` readers are attached. -ETIMEDOUT, -EAGAIN, -EINTR, -ESHUTDOWN. */
+/* Waits until at least `count` readers are attached. -ETIMEDOUT, -EAGAIN, -EINTR, -ESHUTDOWN, -EBUSY
+ * (a claim is open). */
 IPCBUS_EXPORT int ipcbus_wait_subscribers(ipcbus_publisher *publisher, uint32_t count,
                                           int64_t timeout_ns);
 

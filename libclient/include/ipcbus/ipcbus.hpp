@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ipcbus.hpp - libipcbus for C++20: owners for the handles of ipcbus.h, and nothing but inline calls
-// of it. No layout, no state of its own, no C++ symbol in the library.
+// ipcbus.hpp - libipcbus for C++20: owners for the handles of ipcbus.h, and nothing but inline
+// calls of it. No layout, no state of its own, no C++ symbol in the library.
 //
 // SET-UP (connect, advertise, subscribe, making a set) throws std::system_error: its code is the
 // errno of ipcbus.h's table, its text ipcbus_last_error(). THE HOT PATH (publish, receive, borrow,
@@ -46,7 +46,6 @@ enum class [[nodiscard]] Status : int {
     interrupted = -EINTR,         ///< a signal handler ran during the wait; nothing was done
     lost = -ESTALE,               ///< messages were lost, or overwritten while lent
     too_large = -EMSGSIZE,        ///< larger than a message may be, or than the buffer
-    ended = -EPIPE,               ///< the daemon has ended this subscription or publication
     disconnected = -ESHUTDOWN,    ///< the connection is gone and was not to be made again
     would_deadlock = -EDEADLK,    ///< it would wait for the calling thread itself
     busy = -EBUSY,                ///< a claim, a loan or another handle is in the way
@@ -246,7 +245,7 @@ public:
         return ipcbus_subscriber_count(handle_.get());
     }
     /// Waits until at least `count` readers are attached: ok, again, timed_out, interrupted,
-    /// disconnected.
+    /// disconnected, busy (a claim is open).
     Status wait_subscribers(std::uint32_t count,
                             std::chrono::nanoseconds timeout = forever) noexcept {
         return static_cast<Status>(
@@ -352,7 +351,7 @@ public:
     /// Receives one message by copying it into `buffer`; `message` tells size, topic, sequence and
     /// what was lost. too_large: message.size tells what it takes, and the message stays. lost:
     /// message.lost messages are lost and none was received; go on receiving. Or again, timed_out,
-    /// interrupted, ended, disconnected, busy (a loan is open), forked.
+    /// interrupted, disconnected, busy (a loan is open), forked.
     Status receive(std::span<std::byte> buffer, Message& message,
                    std::chrono::nanoseconds timeout = forever) noexcept {
         return static_cast<Status>(
@@ -370,8 +369,8 @@ public:
         return status;
     }
     /// Lends up to room.size() messages of one publication, waiting for the first alone; they are
-    /// described in `room`, and `batch` (released first if it was open) holds them. Their topics are
-    /// not zero-terminated. Otherwise as receive(); with lost, room[0].lost tells how many.
+    /// described in `room`, and `batch` (released first if it was open) holds them. Their topics
+    /// are not zero-terminated. Otherwise as receive(); with lost, room[0].lost tells how many.
     Status borrow_many(std::span<Message> room, Batch& batch,
                        std::chrono::nanoseconds timeout = forever) noexcept {
         (void)batch.release();
@@ -444,8 +443,8 @@ private:
     std::unique_ptr<ipcbus_subscriber, detail::Unsubscribe> owner_;
 };
 
-/// Several subscribers of one bus that one thread waits for at once. Made by Bus::make_set. Does not
-/// own them: remove a subscriber before it goes.
+/// Several subscribers of one bus that one thread waits for at once. Made by Bus::make_set. Does
+/// not own them: remove a subscriber before it goes.
 class Set {
 public:
     Set(Set&&) noexcept = default;
@@ -503,8 +502,8 @@ enum class State : int {
 /// This process's connection to one bus.
 class Bus {
 public:
-    /// Connects. Throws std::system_error: ECONNREFUSED, EACCES, ETIMEDOUT, EPROTONOSUPPORT,
-    /// EDQUOT, EMFILE, ENOMEM, EINVAL.
+    /// Connects. Throws std::system_error: ECONNREFUSED, EACCES, ETIMEDOUT, EINTR,
+    /// EPROTONOSUPPORT, EDQUOT, ENOSPC, EMFILE, ENOMEM, EINVAL, ENAMETOOLONG.
     explicit Bus(const ConnectOptions& options = {}) {
         ipcbus_connect_options c{};
         c.struct_size = sizeof c;
@@ -565,7 +564,8 @@ public:
         return Set(bus_, handle);
     }
 
-    /// Whether the daemon is there; tries to connect again when it is not. Never waits. Any thread.
+    /// Whether the daemon is there; tries to connect again when it is not. Waits for a second at
+    /// most, and only if a daemon has come and does not answer. Any thread.
     [[nodiscard]] State state() noexcept { return static_cast<State>(ipcbus_state(bus_.get())); }
     /// How often the connection was made again. Any thread.
     [[nodiscard]] std::uint64_t reconnects() const noexcept {
