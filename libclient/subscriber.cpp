@@ -52,6 +52,14 @@ int Subscriber::begin_use() {
     return 0;
 }
 
+u32 Subscriber::publication_count() {
+    if (bus_.in_child()) {
+        return 0;
+    }
+    attend();
+    return static_cast<u32>(attachments_.size());
+}
+
 /// No message: because there is none, or because there will be none any more.
 int Subscriber::nothing() const {
     return bus_.closed() ? failed(ESHUTDOWN, "the connection to the daemon is lost") : -EAGAIN;

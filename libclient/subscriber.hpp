@@ -64,9 +64,7 @@ public:
     int release();
 
     [[nodiscard]] u64 lost() const { return lost_; }
-    [[nodiscard]] u32 publication_count() const {
-        return static_cast<u32>(attachments_.size());
-    }
+    [[nodiscard]] u32 publication_count();
     [[nodiscard]] Bus& bus() const { return bus_; }
     /// Whether the calling thread is the one that last used this handle.
     [[nodiscard]] bool used_by_this_thread() const;

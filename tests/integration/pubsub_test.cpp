@@ -209,6 +209,7 @@ TEST_CASE("a subscription to the latest gets the newest message, each once") {
     CHECK(got.result == 0);
     CHECK(got.payload == "20000");
     CHECK(got.message.sequence == 20'000);
+    CHECK(got.message.lost == 20'000 - 2);
     CHECK(ipcbus_lost(subscriber.get()) == 20'000 - 2);
     CHECK(receive(subscriber, 0).result == -EAGAIN);
     publish(publisher, "20001");
