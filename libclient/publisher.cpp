@@ -286,9 +286,8 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
         return failed(EINVAL, "this publication is of '" + topic_ + "' alone, not of '" +
                                   std::string(topic) + "'");
     }
-    if (bytes > protocol::kRingBytesMax ||
-        protocol::record_bytes(topic_bytes, bytes) > ring_->writer().record_bytes_limit()) {
-        return too_large(bytes, topic_bytes);
+    if (bytes > message_bytes_max()) {
+        return too_large(bytes);
     }
     const RingPublisher::Status status =
         ring_->reserve(protocol::record_bytes(topic_bytes, bytes), options_.max_block_ns);
@@ -302,11 +301,9 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
     return 0;
 }
 
-int Publisher::too_large(std::size_t bytes, std::size_t topic_bytes) const {
-    const u64 most = ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes -
-                     protocol::align_record(topic_bytes);
+int Publisher::too_large(std::size_t bytes) const {
     return failed(EMSGSIZE, "a message of " + std::to_string(bytes) + " bytes is larger than the " +
-                                std::to_string(most) + " that a ring of " +
+                                std::to_string(message_bytes_max()) + " that a ring of " +
                                 std::to_string(ring_->writer().capacity()) +
                                 " bytes takes: ask for a larger ring");
 }
@@ -462,8 +459,11 @@ sys::FutexWait Publisher::wait_for_members(u32 count, i64 timeout_ns) {
 }
 
 std::size_t Publisher::message_bytes_max() const {
-    return ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes -
-           (filter_ ? protocol::align_record(protocol::kTopicBytesMax) : 0);
+    // Whatever the topic of a message under a filter: so the limit is the same for all.
+    const u64 topic_bytes = filter_ ? protocol::align_record(protocol::kTopicBytesMax) : 0;
+    return std::min(
+        ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes - topic_bytes,
+        protocol::payload_bytes_max(ring_->writer().capacity()));
 }
 
 }  // namespace ipcbus::client

@@ -53,7 +53,7 @@ private:
     bool is_own(u64 attachment) override;
 
     int prepare(std::string_view topic, std::size_t bytes, u16* ret_topic_bytes);
-    int too_large(std::size_t bytes, std::size_t topic_bytes) const;
+    int too_large(std::size_t bytes) const;
     int refused(protocol::RingPublisher::Status status) const;
     void finish();
     void write(u16 topic_bytes, const void* data, std::size_t bytes);

@@ -30,7 +30,10 @@ bool settle_start(const RingHeader& ring, const std::byte* data, u64 capacity,
     const auto* end = reinterpret_cast<const RecordHeader*>(data + (position & (capacity - 1)));
     const u64 sequence = end->sequence.load(std::memory_order_acquire);
     const u64 lowest = announced - capacity + raise_max(capacity, record_bytes_max);
-    if (distance(position, lowest) < 0 || distance(sequence, first.sequence) < 0) {
+    // Every record takes at least 16 bytes: a sequence further on than that is a lie.
+    const i64 records = distance(sequence, first.sequence);
+    if (distance(position, lowest) < 0 || records < 0 ||
+        records > distance(position, first.position) / i64{kRecordHeaderBytes}) {
         return false;
     }
     ret_start = Start{position, sequence};

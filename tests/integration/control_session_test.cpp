@@ -227,8 +227,8 @@ TEST_CASE("a thousand connections leave nothing behind") {
     };
     CHECK(settles(descriptors, [&] { return daemon.process().descriptor_count(); }) ==
           descriptors);
-    // The allocator may have kept a few arenas or pages; a leak would be thousands.
-    CHECK(settles(mappings + 8, [&] { return daemon.process().mapping_count(); }) <= mappings + 8);
+    // An allocator may keep some; a leak would be thousands.
+    CHECK(settles(mappings + 64, [&] { return daemon.process().mapping_count(); }) <= mappings + 64);
     // Without a word of farewell: this process may still map it all, and is remembered, once.
     for (int i = 0; i < 100; i++) {
         one(false);

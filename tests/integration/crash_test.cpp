@@ -235,7 +235,10 @@ struct Usage {
 Usage settled_usage(DaemonFixture& daemon, const Usage* limit) {
     const sys::Deadline deadline = sys::Deadline::after(10 * kSecondNs);
     for (;;) {
-        { const Subscriber subscriber = subscribe(connect(daemon.address()), "settle"); }
+        {
+            const Bus bus = connect(daemon.address());
+            const Subscriber subscriber = subscribe(bus, "settle");
+        }
         const Usage now(daemon.process());
         if (limit == nullptr || deadline.passed() ||
             (now.descriptors <= limit->descriptors && now.mappings <= limit->mappings)) {

@@ -1,9 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """ipcbus-pub and ipcbus-cat as a shell script sees them: exit codes, stdout to the byte, one line on
-stderr, signals, and pipes that break. Against a private ipcbusd each test class; programs from
-IPCBUS_TEST_DAEMON, IPCBUS_TEST_PUB and IPCBUS_TEST_CAT. Nothing is waited for by sleeping: readers
-tell when they are subscribed (--ready-fd), and publishers wait for them (--wait-subs).
+stderr, signals, and pipes that break. Against a private ipcbusd each test class (tool_case.py).
 """
 
 import base64
@@ -12,132 +10,17 @@ import os
 import random
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
-DAEMON = os.environ["IPCBUS_TEST_DAEMON"]
-PUB = os.environ["IPCBUS_TEST_PUB"]
-CAT = os.environ["IPCBUS_TEST_CAT"]
-LONG = 30  # seconds; who needs them has failed
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from tool_case import CAT, DAEMON, LONG, PUB, Case, Tool  # noqa: E402
+
 ALL_BYTES = bytes(range(256))
-
-
-class Result:
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self):
-        return f"exit {self.code}, stdout {self.out[:200]!r}, stderr {self.err[:500]!r}"
-
-
-class Tool:
-    """A tool that runs; ended with the test."""
-
-    def __init__(self, words, environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                 ready=False):
-        self.ready_end = None
-        extra = {}
-        if ready:
-            self.ready_end, write_end = os.pipe()
-            words = words + ["--ready-fd", str(write_end)]
-            extra["pass_fds"] = [write_end]
-        self.process = subprocess.Popen(words, env=environment, stdin=stdin, stdout=stdout,
-                                        stderr=subprocess.PIPE, **extra)
-        if ready:
-            os.close(write_end)
-            line = os.read(self.ready_end, 100)
-            if line != b"ready\n":
-                raise AssertionError(f"not ready: {line!r} {self.finish()}")
-
-    def finish(self, timeout=LONG, stdin=None):
-        try:
-            out, err = self.process.communicate(stdin, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            out, err = self.process.communicate()
-            raise AssertionError(f"{self.process.args} did not end: {out[-200:]!r} {err!r}")
-        return Result(self.process.returncode, out, err.decode())
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def stop(self):
-        """Stops it and waits until it stands still."""
-        self.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
-
-    def go_on(self):
-        self.signal(signal.SIGCONT)
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    pass
-        if self.ready_end is not None:
-            os.close(self.ready_end)
-
-
-class Case(unittest.TestCase):
-    def setUp(self):
-        self.directory = tempfile.mkdtemp(prefix="ipcbus-")
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.environment = {name: value for name, value in os.environ.items()
-                            if not name.startswith("IPCBUS") or name.startswith("IPCBUS_TEST")}
-        self.address = "unix:" + os.path.join(self.directory, "bus.sock")
-        self.environment["IPCBUS_ADDRESS"] = self.address
-
-    def start_daemon(self, config=None):
-        words = [DAEMON, "--listen", self.address]
-        if config is not None:
-            path = os.path.join(self.directory, "ipcbusd.toml")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(config)
-            words += ["-c", path]
-        with open(os.path.join(self.directory, "log"), "ab") as log:
-            daemon = subprocess.Popen(words, env=self.environment, stdin=subprocess.DEVNULL,
-                                      stdout=log, stderr=log)
-        self.addCleanup(daemon.wait)
-        self.addCleanup(daemon.kill)
-        result = self.pub("-t", "ready", "-n", "--connect-timeout", "10s")
-        self.assertEqual(result.code, 0, result)
-        return daemon
-
-    def tool(self, *words, **options):
-        tool = Tool(list(words), self.environment, **options)
-        self.addCleanup(tool.close)
-        return tool
-
-    def cat(self, *words, **options):
-        """A subscribed ipcbus-cat that goes on running."""
-        options.setdefault("ready", True)
-        return self.tool(CAT, *words, **options)
-
-    def pub(self, *words, stdin=b"", **options):
-        return self.tool(PUB, *words, stdin=subprocess.PIPE, **options).finish(stdin=stdin)
-
-    def assertDone(self, result, out=None):
-        self.assertEqual((result.code, result.err), (0, ""), result)
-        if out is not None:
-            self.assertEqual(result.out, out)
-
-    def assertFails(self, result, code, text=""):
-        """That exit code, nothing on stdout, one line on stderr that begins with the tool."""
-        self.assertEqual(result.code, code, result)
-        self.assertEqual(result.out, b"", result)
-        self.assertRegex(result.err, r"\Aipcbus-(pub|cat): [^\n]+\n\Z")
-        self.assertIn(text, result.err)
 
 
 def framed(messages):

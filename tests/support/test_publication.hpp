@@ -213,6 +213,7 @@ public:
         u64 received = 0;
         u64 lost = 0;
         bool closed = false;
+        std::atomic<u64> last{0};  ///< sequence of the last record received, for the publisher
         protocol::Attachment attachment;
     };
 
@@ -281,10 +282,16 @@ public:
         }
         return slept;
     }
-    /// Reads until all rings are closed.
-    void run() {
+    /// Reads until all rings are closed; looks up to `looks_max` times more before each sleep.
+    void run(u32 looks_max = 0) {
+        std::mt19937 random(number_);
         while (open() != 0) {
-            if (!look_around()) {
+            bool found = look_around();
+            for (u32 looks = looks_max == 0 ? 0 : random() % looks_max; looks != 0 && !found;
+                 looks--) {
+                found = look_around();
+            }
+            if (!found) {
                 (void)sleep();
             }
         }
@@ -332,6 +339,7 @@ private:
                               ? 0
                               : 1;
                 attached.received++;
+                attached.last.store(record.sequence, std::memory_order_release);
                 attached.attachment.moved();
                 source_.fruitful(attached.attachment);
                 return true;
@@ -381,11 +389,39 @@ private:
     u64 wrong_ = 0;
 };
 
+/// Keeps the calling thread on the n-th of the CPUs it may use, while it lives: threads that ring
+/// each other are gladly put on one CPU, where nothing ever happens at the same time.
+class OnCpu {
+public:
+    explicit OnCpu(unsigned number) {
+        cpu_set_t one;
+        CPU_ZERO(&before_);
+        CPU_ZERO(&one);
+        if (::sched_getaffinity(0, sizeof before_, &before_) != 0) {
+            return;
+        }
+        number %= static_cast<unsigned>(CPU_COUNT(&before_));
+        for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (CPU_ISSET(cpu, &before_) && number-- == 0) {
+                CPU_SET(cpu, &one);
+                break;
+            }
+        }
+        (void)::sched_setaffinity(0, sizeof one, &one);
+    }
+    ~OnCpu() { (void)::sched_setaffinity(0, sizeof before_, &before_); }
+    OnCpu(const OnCpu&) = delete;
+    OnCpu& operator=(const OnCpu&) = delete;
+
+private:
+    cpu_set_t before_;
+};
+
 /// Spins for as long as `condition` does not hold, then gives the CPU away: there may be but one.
 template <class Condition>
 void wait_for(Condition&& condition) {
     for (unsigned turns = 0; !condition(); turns++) {
-        if (turns < 200) {
+        if (turns < 4000) {
             protocol::cpu_relax();
         } else {
             (void)::sched_yield();

@@ -40,9 +40,13 @@ public:
     }
     [[nodiscard]] std::size_t size() const { return readers_.size(); }
     TestReader& operator[](std::size_t i) { return *readers_[i]; }
-    void start() {
+    /// All on one CPU, which is not the publisher's if that says OnCpu(0).
+    void start(u32 looks_max = 0) {
         for (const auto& reader : readers_) {
-            threads_.emplace_back([&reader] { reader->run(); });
+            threads_.emplace_back([&reader, looks_max] {
+                const OnCpu here(1);
+                reader->run(looks_max);
+            });
         }
     }
     void finish() {
@@ -104,6 +108,7 @@ TEST_CASE("a blocking publisher and sleeping readers: all, once, in order, nobod
             readers[i].attach(publication, i + 1, i);
         }
         readers.start();
+        const OnCpu here(0);
         const sys::Deadline deadline = until(0.4);
         u64 published = 0;
         u64 refused = 0;
@@ -142,27 +147,22 @@ TEST_CASE("one record, then silence until it has been read: the writer says noth
         std::mt19937 random(seed);
         TestPublication publication(4096);
         Readers readers(count);
-        std::vector<std::atomic<u64>*> cursors;
+        std::vector<const TestReader::Attached*> attached;
         for (u32 i = 0; i < count; i++) {
-            readers[i].attach(publication, i + 1, i);
-            cursors.push_back(&readers[i].pages().slot(i).cursor);
+            attached.push_back(&readers[i].attach(publication, i + 1, i));
         }
-        readers.start();
+        // They go to sleep just about when the next record comes, or a little before or after.
+        readers.start(40);
+        const OnCpu here(0);
         const sys::Deadline deadline = until(0.6);
         u64 published = 0;
         while (!deadline.passed()) {
+            const u64 turns = random() % (random() % 16 == 0 ? 20000 : 1500);
             published += publication.publish(random() % 40) == Status::ok ? 1 : 0;
-            const u64 position = publication.publisher().writer().position();
-            for (const std::atomic<u64>* cursor : cursors) {
-                // A reader that finds its ring empty has stored its cursor.
-                wait_for([&] { return cursor->load(std::memory_order_acquire) == position; });
+            for (const TestReader::Attached* reader : attached) {
+                wait_for([&] { return reader->last.load(std::memory_order_acquire) == published; });
             }
-            // The next one comes while they park, look, or sleep; mostly the former.
-            if (random() % 8 == 0) {
-                delay(random() % 80);
-            } else {
-                short_delay(random() % 1000);
-            }
+            short_delay(turns);
         }
         publication.publisher().close();
         readers.finish();

@@ -130,7 +130,7 @@ struct ipcbus_publisher_options {
      * up to its limit for the topic. 0: as configured for the topic. */
     uint64_t ring_bytes;
     /* The largest message that will be published, bytes. 0: as large as the ring allows, which is
-     * just below a quarter of it. */
+     * a quarter of it. */
     uint64_t message_bytes_max;
     /* How long a publish may wait for slow reliable readers, ns. 0: IPCBUS_FOREVER, in which no
      * single reader can hold it for longer than the bus's stall_timeout. Use ipcbus_set_max_block

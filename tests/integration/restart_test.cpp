@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: the daemon may be killed, or stopped in good order, and started again: who is attached goes
+// on without it and loses nothing, everybody finds the new one, and what is missed on the way into
+// the new one is told exactly.
+// Method: an ipcbusd that is killed and started on the same address; a publisher and a reader that
+// stream in processes of their own.
+#include "bus_client.hpp"
+#include "checked_message.hpp"
+#include "daemon_fixture.hpp"
+#include "shared_block.hpp"
+
+#include <doctest/doctest.h>
+
+#include <signal.h>
+
+#include <cerrno>
+
+using namespace ipcbus;
+using namespace ipcbus::test;
+
+namespace {
+
+/// A daemon that comes and goes; its address stays.
+class Daemon {
+public:
+    Daemon() : path_(directory_.file("bus.sock")) { start(); }
+    void start() {
+        write_file(directory_.file("ipcbusd.toml"), "[publications]\nstall_timeout = \"20s\"\n");
+        process_ = ChildProcess::run({daemon_program(), "-c", directory_.file("ipcbusd.toml"),
+                                      "--listen", address()});
+        const bool listens = process_.wait_for_output("listening on") != std::string::npos;
+        INFO(process_.output());
+        REQUIRE(listens);
+    }
+    void end(int signal) {
+        process_.signal(signal);
+        const std::optional<int> status = process_.wait();
+        INFO(process_.output());
+        CHECK(status == (signal == SIGKILL ? 128 + SIGKILL : 0));
+    }
+    [[nodiscard]] std::string address() const { return "unix:" + path_; }
+
+private:
+    TempDir directory_;
+    std::string path_;
+    ChildProcess process_;
+};
+
+struct Stream {
+    Milestone ready;
+    Milestone over;
+    Milestone received;  ///< in thousands
+    std::atomic<std::uint64_t> published{0};
+    std::atomic<std::uint64_t> lost{0};
+    Milestone writer_reconnects;
+    Milestone reader_reconnects;
+};
+
+void note_reconnects(const Bus& bus, Milestone& milestone) {
+    const std::uint64_t reconnects = ipcbus_reconnects(bus.get());
+    if (reconnects > milestone.value()) {
+        milestone.raise(static_cast<std::uint32_t>(reconnects) - milestone.value());
+    }
+}
+
+int stream_out(const std::string& address, std::uint64_t ring_bytes, Stream& stream) {
+    const Bus bus = connect(address, "writer");
+    const Publisher publisher = advertise(bus, "stream/topic", ring_bytes);
+    (void)must(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs), "wait_subscribers");
+    std::vector<char> message(400);
+    std::uint64_t number = 0;
+    while (stream.over.value() == 0) {
+        const std::size_t bytes = 32 + mixed(++number) % 300;
+        fill_checked(message.data(), bytes, 1, number);
+        (void)must(ipcbus_publish(publisher.get(), message.data(), bytes), "publish");
+        stream.published = number;
+        note_reconnects(bus, stream.writer_reconnects);
+    }
+    stream.over.raise();
+    must_be(stream.over.wait(3), "the reader hangs");
+    return 0;
+}
+
+int stream_in(const std::string& address, Stream& stream) {
+    const Bus bus = connect(address, "reader");
+    const Subscriber subscriber = subscribe(bus, "stream/#");
+    stream.ready.raise();
+    std::uint64_t accounted = 0;
+    std::uint64_t received = 0;
+    for (;;) {
+        const Received got = receive(subscriber, 20 * kMillisecondNs);
+        note_reconnects(bus, stream.reader_reconnects);
+        if (got.result == -ESTALE) {
+            accounted += got.message.lost;
+            stream.lost += got.message.lost;
+            continue;
+        }
+        if (got.result == -ETIMEDOUT) {
+            if (stream.over.value() >= 2 && accounted == stream.published) {
+                stream.over.raise();
+                return 0;
+            }
+            continue;
+        }
+        (void)must(got.result, "receive");
+        const auto header = read_checked(got.payload.data(), got.payload.size());
+        must_be(header.has_value(), "a torn message");
+        must_be(header->number == accounted + 1,
+                "message " + std::to_string(header->number) + ", not " +
+                    std::to_string(accounted + 1));
+        accounted++;
+        if (++received % 1000 == 0) {
+            stream.received.raise();
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a stream goes on while the daemon is away, and over into the next one") {
+    int signal = SIGKILL;
+    std::uint64_t ring_bytes = 65536;
+    SUBCASE("killed") {}
+    SUBCASE("killed, large ring") { ring_bytes = 4 << 20; }
+    SUBCASE("stopped in good order") { signal = SIGTERM; }
+    Daemon daemon;
+    const SharedBlock<Stream> stream;
+    ChildProcess reader = ChildProcess::fork([&] { return stream_in(daemon.address(), *stream); });
+    REQUIRE(stream->ready.wait(1));
+    ChildProcess writer = ChildProcess::fork(
+        [&] { return stream_out(daemon.address(), ring_bytes, *stream); });
+    for (std::uint32_t round = 1; round <= 3; round++) {
+        INFO("round ", round);
+        REQUIRE(stream->received.wait(stream->received.value() + 2));
+        const std::uint64_t lost = stream->lost;
+        daemon.end(signal);
+        // Well over a ring's worth, without a daemon.
+        REQUIRE(stream->received.wait(stream->received.value() + 50));
+        CHECK(stream->lost == lost);
+        REQUIRE(reader.running());
+        REQUIRE(writer.running());
+        daemon.start();
+        REQUIRE(stream->writer_reconnects.wait(round));
+        REQUIRE(stream->reader_reconnects.wait(round));
+        REQUIRE(stream->received.wait(stream->received.value() + 20));
+        // Who comes now is a reader like any other.
+        const Bus bus = connect(daemon.address());
+        const Subscriber late = subscribe(bus, "stream/+", IPCBUS_LOSSY);
+        CHECK(receive(late).result == 0);
+    }
+    stream->over.raise();
+    CHECK(writer.wait() == 0);
+    CHECK(reader.wait() == 0);
+    MESSAGE(stream->published.load(), " published, ", stream->lost.load(), " lost on the way");
+}
+
+TEST_CASE("an idle pair finds the new daemon, and each other") {
+    Daemon daemon;
+    int signal = SIGKILL;
+    SUBCASE("killed") {}
+    SUBCASE("stopped in good order") { signal = SIGTERM; }
+    const SharedBlock<Stream> stream;
+    ChildProcess reader = ChildProcess::fork([&] {
+        const Bus bus = connect(daemon.address());
+        const Subscriber subscriber = subscribe(bus, "idle/+");
+        stream->ready.raise();
+        // One wait: it has to notice by itself.
+        must_be(received_text(subscriber) == "from the next", "what came");
+        must_be(ipcbus_reconnects(bus.get()) == 1, "reconnects");
+        must_be(ipcbus_lost(subscriber.get()) == 0, "a loss");
+        return 0;
+    });
+    REQUIRE(stream->ready.wait(1));
+    daemon.end(signal);
+    daemon.start();
+    const Bus bus = connect(daemon.address());
+    const Publisher publisher = advertise(bus, "idle/topic");
+    REQUIRE(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs) == 0);
+    publish(publisher, "from the next");
+    CHECK(reader.wait() == 0);
+}
+
+TEST_CASE("without a daemon: what works, what says so, and what comes back") {
+    Daemon daemon;
+    const Bus bus = connect(daemon.address());
+    const Subscriber subscriber = subscribe(bus, "away");
+    const Publisher publisher = advertise(bus, "away");
+    publish(publisher, "1");
+    CHECK(received_text(subscriber) == "1");
+    CHECK(ipcbus_state(bus.get()) == IPCBUS_CONNECTED);
+    daemon.end(SIGKILL);
+    CHECK(ipcbus_state(bus.get()) == IPCBUS_ORPHANED);
+    CHECK(ipcbus_reconnects(bus.get()) == 0);
+    for (int i = 2; i < 2000; i++) {
+        publish(publisher, std::to_string(i));
+        REQUIRE(received_text(subscriber) == std::to_string(i));
+    }
+    ipcbus_publisher* more = nullptr;
+    CHECK(ipcbus_advertise(bus.get(), "more", nullptr, &more) == -ESHUTDOWN);
+    CHECK(std::string(ipcbus_last_error()) != "");
+    ipcbus_subscriber* another = nullptr;
+    CHECK(ipcbus_subscribe(bus.get(), "more", nullptr, &another) == -ESHUTDOWN);
+    CHECK(receive(subscriber, 30 * kMillisecondNs).result == -ETIMEDOUT);
+    daemon.start();
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ipcbus_state(bus.get()) != IPCBUS_CONNECTED && !deadline.passed()) {
+        CHECK(receive(subscriber, 10 * kMillisecondNs).result == -ETIMEDOUT);
+    }
+    CHECK(ipcbus_state(bus.get()) == IPCBUS_CONNECTED);
+    CHECK(ipcbus_reconnects(bus.get()) == 1);
+    const Publisher fresh = advertise(bus, "away/too");
+    const Subscriber reader = subscribe(bus, "away/#");
+    publish(fresh, "x");
+    CHECK(received_text(reader) == "x");
+    REQUIRE(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs) == 0);
+    publish(publisher, "again");
+    Received got = receive(subscriber);
+    while (got.result == -ESTALE) {
+        got = receive(subscriber);
+    }
+    CHECK(got.payload == "again");
+    CHECK(got.message.sequence == 2000);
+    CHECK(ipcbus_lost(subscriber.get()) == 0);
+}
+
+TEST_CASE("who does not want to reconnect is told") {
+    Daemon daemon;
+    const Bus bus = connect(daemon.address(), "once", IPCBUS_NO_RECONNECT);
+    const Subscriber subscriber = subscribe(bus, "once");
+    const Publisher publisher = advertise(bus, "once");
+    publish(publisher, "last");
+    daemon.end(SIGKILL);
+    daemon.start();
+    CHECK(received_text(subscriber) == "last");
+    CHECK(receive(subscriber).result == -ESHUTDOWN);
+    CHECK(receive(subscriber, 0).result == -ESHUTDOWN);
+    ipcbus_set* made = nullptr;
+    CHECK(ipcbus_set_create(bus.get(), &made) == -ESHUTDOWN);
+    CHECK(ipcbus_state(bus.get()) == IPCBUS_CLOSED);
+    CHECK(ipcbus_wait_subscribers(publisher.get(), 5, kLongNs) == -ESHUTDOWN);
+    int result = 0;
+    for (int i = 0; i < 1000 && result == 0; i++) {
+        result = ipcbus_publish(publisher.get(), "x", 1);
+    }
+    CHECK(result == -ESHUTDOWN);
+    CHECK(ipcbus_reconnects(bus.get()) == 0);
+}
