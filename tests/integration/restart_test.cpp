@@ -63,6 +63,13 @@ void note_reconnects(const Bus& bus, Milestone& milestone) {
     }
 }
 
+void wait_for_state(const Bus& bus, int state) {
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ipcbus_state(bus.get()) != state && !deadline.passed()) {
+    }
+    CHECK(ipcbus_state(bus.get()) == state);
+}
+
 int stream_out(const std::string& address, std::uint64_t ring_bytes, Stream& stream) {
     const Bus bus = connect(address, "writer");
     const Publisher publisher = advertise(bus, "stream/topic", ring_bytes);
@@ -146,7 +153,8 @@ TEST_CASE("a stream goes on while the daemon is away, and over into the next one
         // Who comes now is a reader like any other.
         const Bus bus = connect(daemon.address());
         const Subscriber late = subscribe(bus, "stream/+", IPCBUS_LOSSY);
-        CHECK(receive(late).result == 0);
+        const int result = receive(late).result;
+        CHECK((result == 0 || result == -ESTALE));
     }
     stream->over.raise();
     CHECK(writer.wait() == 0);
@@ -187,9 +195,10 @@ TEST_CASE("without a daemon: what works, what says so, and what comes back") {
     const Publisher publisher = advertise(bus, "away");
     publish(publisher, "1");
     CHECK(received_text(subscriber) == "1");
-    CHECK(ipcbus_state(bus.get()) == IPCBUS_CONNECTED);
+    wait_for_state(bus, IPCBUS_CONNECTED);
     daemon.end(SIGKILL);
-    CHECK(ipcbus_state(bus.get()) == IPCBUS_ORPHANED);
+    // The kernel closes the sockets of its io_uring a moment after it is gone.
+    wait_for_state(bus, IPCBUS_ORPHANED);
     CHECK(ipcbus_reconnects(bus.get()) == 0);
     for (int i = 2; i < 2000; i++) {
         publish(publisher, std::to_string(i));
@@ -202,22 +211,16 @@ TEST_CASE("without a daemon: what works, what says so, and what comes back") {
     CHECK(ipcbus_subscribe(bus.get(), "more", nullptr, &another) == -ESHUTDOWN);
     CHECK(receive(subscriber, 30 * kMillisecondNs).result == -ETIMEDOUT);
     daemon.start();
-    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    while (ipcbus_state(bus.get()) != IPCBUS_CONNECTED && !deadline.passed()) {
-        CHECK(receive(subscriber, 10 * kMillisecondNs).result == -ETIMEDOUT);
-    }
-    CHECK(ipcbus_state(bus.get()) == IPCBUS_CONNECTED);
+    wait_for_state(bus, IPCBUS_CONNECTED);
     CHECK(ipcbus_reconnects(bus.get()) == 1);
+    // The reader subscribes again in its next call, the publisher moves in one of its own.
+    CHECK(receive(subscriber, 200 * kMillisecondNs).result == -ETIMEDOUT);
     const Publisher fresh = advertise(bus, "away/too");
     const Subscriber reader = subscribe(bus, "away/#");
     publish(fresh, "x");
     CHECK(received_text(reader) == "x");
-    REQUIRE(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs) == 0);
     publish(publisher, "again");
-    Received got = receive(subscriber);
-    while (got.result == -ESTALE) {
-        got = receive(subscriber);
-    }
+    const Received got = receive(subscriber);
     CHECK(got.payload == "again");
     CHECK(got.message.sequence == 2000);
     CHECK(ipcbus_lost(subscriber.get()) == 0);
@@ -228,6 +231,8 @@ TEST_CASE("who does not want to reconnect is told") {
     const Bus bus = connect(daemon.address(), "once", IPCBUS_NO_RECONNECT);
     const Subscriber subscriber = subscribe(bus, "once");
     const Publisher publisher = advertise(bus, "once");
+    publish(publisher, "first");
+    CHECK(received_text(subscriber) == "first");
     publish(publisher, "last");
     daemon.end(SIGKILL);
     daemon.start();

@@ -97,10 +97,12 @@ TEST_CASE("joining and leaving while records are published") {
         std::vector<std::thread> threads;
         for (u32 i = 0; i < 2; i++) {
             threads.emplace_back([&, i] {
+                const OnCpu here(1);
                 come_and_go(publication, i == 0 ? first : second, seed + i, deadline, comings[i]);
                 here--;
             });
         }
+        const OnCpu here(0);
         std::mt19937 random(seed + 100);
         u64 refused = 0;
         while (here.load() != 0) {
@@ -132,6 +134,7 @@ TEST_CASE("joining just before the only record, again and again") {
     u64 missing = 0;
     // The reader joins while one record is being published: it gets that one, or the next.
     std::thread thread([&] {
+        const OnCpu here(1);
         u64 id = 0;
         for (u64 mine = 1; !stop.load(); mine++) {
             wait_for([&] { return round.load() == mine || stop.load(); });
@@ -153,6 +156,7 @@ TEST_CASE("joining just before the only record, again and again") {
     });
     const sys::Deadline deadline = sys::Deadline::after(static_cast<i64>(race_seconds(0.5) * 1e9));
     std::mt19937 random(seed);
+    const OnCpu here(0);
     u64 rounds = 0;
     while (!deadline.passed()) {
         round.store(++rounds);

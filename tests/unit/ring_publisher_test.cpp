@@ -38,7 +38,7 @@ struct Scene {
     }
     u64 fill_up() {
         u64 count = 0;
-        while (publish() == Status::ok) {
+        while (count < kCapacity && publish() == Status::ok) {
             count++;
         }
         return count;

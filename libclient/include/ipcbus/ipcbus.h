@@ -2,10 +2,10 @@
 /*
  * ipcbus.h - publish to and subscribe from the message bus of this host. C ABI of libipcbus.
  *
- * HANDLES. An `ipcbus_bus` is this process's connection to one bus: a client. Publishers, subscribers
- * and sets are made from it and used by one thread at a time; different handles of one client may
- * be used by different threads at once, and so may the client itself. There is no background
- * thread: whatever must be heard from the daemon is heard inside the calls you make.
+ * HANDLES. An `ipcbus_bus` is this process's connection to one bus: a client. Publishers,
+ * subscribers and sets are made from it and used by one thread at a time; different handles of one
+ * client may be used by different threads at once, and so may the client itself. There is no
+ * background thread: whatever must be heard from the daemon is heard inside the calls you make.
  *
  * RESULTS. A function returns 0 (or a count) or a negative errno of this closed table, and leaves
  * what its ret_ parameters point to untouched on failure. ipcbus_last_error() tells in words.
@@ -103,7 +103,8 @@ struct ipcbus_connect_options {
  * handles made from it. Errors: -ECONNREFUSED, -EACCES, -ETIMEDOUT, -EINTR, -EPROTONOSUPPORT,
  * -EDQUOT, -ENOSPC, -EMFILE, -ENOMEM, -EINVAL, -ENAMETOOLONG.
  */
-IPCBUS_EXPORT int ipcbus_connect(const struct ipcbus_connect_options *options, ipcbus_bus **ret_bus);
+IPCBUS_EXPORT int ipcbus_connect(const struct ipcbus_connect_options *options,
+                                 ipcbus_bus **ret_bus);
 
 /* Closes the connection and frees the client. NULL is fine. Publishers, subscribers and sets made
  * from it are closed, too; they must not be used any more. */

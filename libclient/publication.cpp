@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control side of a Publisher: getting a ring, taking membership in, noticing a lost daemon and
+// going on under another. Publishing is in publisher.cpp.
+#include "error_text.hpp"
+#include "protocol/topic.hpp"
+#include "publisher.hpp"
+#include "subscriber.hpp"
+
+#include <sys/random.h>
+
+#include <algorithm>
+
+namespace ipcbus::client {
+
+using protocol::RingPublisher;
+using sys::fail;
+using sys::Result;
+
+namespace {
+
+/// A publisher that nobody stops for notices a lost daemon by looking at its socket: every so many
+/// publishes, and at once when readers were asleep or missing, which is when publishes are rare or
+/// nobody is there to be slowed down.
+constexpr u32 kPublishesPerLook = 64;
+constexpr i64 kLookNs = 100'000'000;
+/// wait_subscribers: rings that bring nothing, before it naps.
+constexpr u32 kRoundsPerNap = 16;
+constexpr i64 kNapNs = 1'000'000;
+
+}  // namespace
+
+Publisher::Publisher(Bus& bus, std::string topic, const PublisherOptions& options)
+    : bus_(bus),
+      topic_(std::move(topic)),
+      filter_(protocol::has_wildcards(topic_)),
+      options_(options) {}
+
+Result<std::unique_ptr<Publisher>> Publisher::create(Bus& bus, const std::string& topic,
+                                                     const PublisherOptions& options) {
+    if (const char* fault = protocol::filter_fault(topic); *fault != '\0') {
+        return fail(EINVAL, "the topic '" + topic + "' cannot be published: " + fault);
+    }
+    std::unique_ptr<Publisher> publisher(new Publisher(bus, topic, options));
+    if (::getrandom(publisher->lineage_.data(), publisher->lineage_.size(), 0) !=
+        static_cast<ssize_t>(publisher->lineage_.size())) {
+        return sys::fail_errno("getrandom");
+    }
+    IPCBUS_TRY(bus.require_connection());
+    IPCBUS_TRY(publisher->advertise());
+    return publisher;
+}
+
+/// Gets a ring from the present daemon. A ring that is there already is closed: its readers drain
+/// it and find its successor by its lineage.
+Result<void> Publisher::advertise() {
+    Home home;
+    u64 generation = 0;
+    protocol::Advertise request;
+    request.topic = topic_;
+    request.ring_bytes = options_.ring_bytes;
+    request.record_bytes_max = 0;
+    if (options_.message_bytes_max != 0) {
+        const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
+        const u64 record = protocol::record_bytes(topic_bytes, options_.message_bytes_max);
+        if (options_.message_bytes_max > protocol::kRingBytesMax ||
+            record > protocol::record_bytes_max(protocol::kRingBytesMax)) {
+            return fail(EMSGSIZE, "no ring can hold messages of " +
+                                      std::to_string(options_.message_bytes_max) + " bytes");
+        }
+        request.record_bytes_max = static_cast<u32>(record);
+    }
+    {
+        const Bus::Lock guard = bus_.lock();
+        generation = bus_.generation();
+        home.link = bus_.link(guard);
+        home.waiter = IPCBUS_TRY(home.link->take_waiter());
+    }
+    request.waiter = home.waiter;
+    request.lineage = lineage_;
+    request.first_sequence = ring_ == nullptr ? 1 : ring_->writer().sequence();
+
+    const auto give_waiter = [&] {
+        const Bus::Lock guard = bus_.lock();
+        home.link->give_waiter(home.waiter);
+    };
+    Result<Answer> answered = bus_.request(request, this);
+    if (!answered.ok()) {
+        give_waiter();
+        return std::move(answered.error());
+    }
+    protocol::Advertised advertised;
+    const Answer& answer = answered.value();
+    if (answer.type != protocol::FrameType::advertised ||
+        !protocol::decode(std::span<const std::byte>(answer.fields), advertised) ||
+        advertised.ring_bytes > protocol::kRingBytesMax ||
+        advertised.record_bytes_max > protocol::record_bytes_max(advertised.ring_bytes) ||
+        advertised.index >= home.link->welcome().geometry.publications_max) {
+        give_waiter();
+        return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
+    }
+    Result<sys::RingMapping> memory =
+        sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, advertised.ring_bytes,
+                      sys::Access::read_write);
+    if (!memory.ok()) {
+        (void)bus_.request(protocol::Unadvertise{advertised.publication});
+        give_waiter();
+        return std::move(memory.error());
+    }
+    home.memory = std::move(memory).value();
+    home.publication = advertised.publication;
+    home.index = advertised.index;
+
+    const protocol::WritableRing ring{
+        reinterpret_cast<protocol::RingHeader*>(home.memory.header()), home.memory.data(),
+        advertised.ring_bytes};
+    const RingPublisher::Words words{
+        &home.link->mailbox(home.index), &home.link->publication(home.index),
+        &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
+    protocol::Control& control = *this;
+    auto next = std::make_unique<RingPublisher>(
+        protocol::RingWriter(ring, advertised.start, advertised.first_sequence,
+                             advertised.record_bytes_max),
+        words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
+    if (ring_ != nullptr) {
+        ring_->close();
+    }
+    const Bus::Lock guard = bus_.lock();
+    ring_ = std::move(next);
+    peers_.clear();
+    home_ = std::move(home);
+    generation_ = generation;
+    home_.link->send(protocol::Mapped{home_.publication}, home_.link->next_request());
+    return {};
+}
+
+Publisher::~Publisher() {
+    if (bus_.in_child()) {
+        return;
+    }
+    if (claimed_) {
+        (void)abort();
+    }
+    if (ring_ != nullptr) {
+        ring_->close();
+    }
+    {
+        const Bus::Lock guard = bus_.lock();
+        bus_.forget(this, guard);
+    }
+    if (ring_ != nullptr && generation_ == bus_.generation() && !bus_.lost()) {
+        try {
+            (void)bus_.request(protocol::Unadvertise{home_.publication});
+        } catch (const std::exception&) {
+            // out of memory: the daemon learns it when the connection ends
+        }
+    }
+    if (home_.link != nullptr) {
+        const Bus::Lock guard = bus_.lock();
+        home_.link->give_waiter(home_.waiter);
+    }
+}
+
+// -------------------------------------------------------------------------------- membership
+
+void Publisher::frame(Link& link, const protocol::FrameHeader&,
+                      std::span<const std::byte> fields) {
+    Delivery delivery;
+    if (!protocol::decode(fields, delivery.members)) {
+        return;
+    }
+    for (const protocol::Member& member : delivery.members.attach) {
+        delivery.peers.push_back(link.peer(member.peer));
+    }
+    inbox_.push_back(std::move(delivery));
+}
+
+void Publisher::wake() {
+    if (home_.link == nullptr) {
+        return;
+    }
+    protocol::full_fence();
+    if ((home_.link->asleep(home_.waiter).load(std::memory_order_relaxed) & 1) != 0) {
+        protocol::ring_bell(home_.link->waiter(home_.waiter).bell);
+    }
+}
+
+/// Under the lock. MEMBERS of the present ring into its ReaderTable.
+protocol::Control::Heard Publisher::take_in(u64 number) {
+    Bus::Lock guard = bus_.lock();
+    for (;;) {
+        for (const Delivery& delivery : inbox_) {
+            if (delivery.members.publication != home_.publication) {
+                continue;  // of a ring that we have left
+            }
+            for (const u64 attachment : delivery.members.detach) {
+                ring_->readers().remove(attachment);
+                peers_.erase(attachment);
+            }
+            for (std::size_t i = 0; i < delivery.peers.size(); i++) {
+                const protocol::Member& member = delivery.members.attach[i];
+                const std::shared_ptr<PeerPages>& pages = delivery.peers[i];
+                if (pages == nullptr || !pages->has_cursor() || !pages->has_doorbell() ||
+                    member.slot >= pages->geometry().attachments_max) {
+                    continue;  // its pages could not be mapped: it can be neither heard nor rung
+                }
+                ring_->readers().add(protocol::ReaderEntry{
+                    member.attachment, pages->slot(member.slot), pages->asleep(),
+                    pages->waiters(), pages->geometry().waiters_max,
+                    member.slot % protocol::kActivityBits, member.start, member.reliable != 0});
+                peers_.emplace(member.attachment, pages);
+            }
+            ring_->set_taken(delivery.members.number);
+        }
+        inbox_.clear();
+        if (protocol::distance(ring_->taken(), number) >= 0) {
+            return Heard::something;
+        }
+        if (!bus_.wait_for_frames(guard, home_.link, -1) && inbox_.empty()) {
+            return Heard::hung_up;
+        }
+    }
+}
+
+protocol::Control::Heard Publisher::look() {
+    bus_.hear();
+    return bus_.lost() ? Heard::hung_up : Heard::something;
+}
+
+void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
+    const Bus::Lock guard = bus_.lock();
+    home_.link->send(protocol::Complain{home_.publication, fault.attachment,
+                                        static_cast<protocol::u8>(fault.complaint)},
+                     home_.link->next_request());
+}
+
+bool Publisher::is_own(u64 attachment) {
+    const Bus::Lock guard = bus_.lock();
+    const auto* subscriber = dynamic_cast<Subscriber*>(bus_.reader_of(attachment, guard));
+    return subscriber != nullptr && subscriber->used_by_this_thread();
+}
+
+// ------------------------------------------------------------------ the daemon, gone and back
+
+void Publisher::look_at_daemon() {
+    publishes_until_look_ = kPublishesPerLook;
+    if (claimed_) {
+        return;  // the ring must stay where it is
+    }
+    const i64 now_ns = sys::coarse_ns();
+    if (now_ns - last_look_ns_ < kLookNs) {
+        return;
+    }
+    last_look_ns_ = now_ns;
+    bus_.hear();
+    if (bus_.lost()) {
+        (void)bus_.reconnect();
+    }
+    if (generation_ != bus_.generation() && !bus_.lost()) {
+        // A refusal (a quota, say) leaves us with the ring we have; the next look tries again.
+        (void)advertise();
+    }
+}
+
+int Publisher::wait_subscribers(u32 count, i64 timeout_ns) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (claimed_) {
+        return failed(EBUSY, "a claim is open: commit or abort it first");
+    }
+    const sys::Deadline deadline = sys::Deadline::after(timeout_ns);
+    for (u32 rounds = 1;; rounds++) {
+        look_at_daemon();
+        if (bus_.closed()) {
+            return failed(ESHUTDOWN, "the connection to the daemon is lost");
+        }
+        const i64 left_ns = deadline.remaining_ns();
+        const sys::FutexWait ended = wait_for_members(count, left_ns);
+        if (!bus_.lost() && generation_ == bus_.generation() && subscriber_count() >= count) {
+            return 0;
+        }
+        if (ended == sys::FutexWait::interrupted) {
+            return failed(EINTR, "interrupted by a signal");
+        }
+        if (left_ns == 0) {
+            return failed(timeout_ns == 0 ? EAGAIN : ETIMEDOUT, "fewer subscribers than asked for");
+        }
+        if (ended == sys::FutexWait::woken && rounds % kRoundsPerNap == 0) {
+            const std::atomic<u32> never{0};  // somebody may be ringing for sport
+            (void)sys::futex_wait(never, 0, std::min(kNapNs, left_ns));
+        }
+    }
+}
+
+/// One wait for the daemon to tell of members: the order of [B1] to [B5] in ring_publisher.hpp.
+sys::FutexWait Publisher::wait_for_members(u32 count, i64 timeout_ns) {
+    const RingPublisher::Words& words = ring_->words();
+    const u32 bell = words.bell->load(std::memory_order_acquire);  // [B1]
+    words.asleep->store(1, std::memory_order_release);
+    protocol::full_fence();  // pairs with the daemon's, before it looks at `asleep`
+    bus_.hear();
+    sys::FutexWait ended = sys::FutexWait::value_changed;
+    if (subscriber_count() < count && timeout_ns != 0) {
+        ended = sys::futex_wait(*words.bell, bell, std::min(timeout_ns, kLookNs));
+    }
+    words.asleep->store(0, std::memory_order_release);
+    return ended;
+}
+
+}  // namespace ipcbus::client
