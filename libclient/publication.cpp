@@ -23,6 +23,8 @@ namespace {
 /// nobody is there to be slowed down.
 constexpr u32 kPublishesPerLook = 64;
 constexpr i64 kLookNs = 100'000'000;
+/// Readers look at their connection ten times a second, if they are awake or woken.
+constexpr i64 kMoveNs = 400'000'000;
 /// wait_subscribers: rings that bring nothing, before it naps.
 constexpr u32 kRoundsPerNap = 16;
 constexpr i64 kNapNs = 1'000'000;
@@ -256,6 +258,20 @@ void Publisher::look_at_daemon() {
         (void)bus_.reconnect();
     }
     if (generation_ != bus_.generation() && !bus_.lost()) {
+        move(now_ns);
+    }
+}
+
+/// Under another daemon: to a ring of its own, but not before the readers of the present one have
+/// had time to come, too. The daemon then attaches them with the first record as their start, and
+/// nobody misses anything; until then the present ring goes on.
+void Publisher::move(i64 now_ns) {
+    if (const u64 generation = bus_.generation(); moving_to_ != generation) {
+        moving_to_ = generation;
+        move_at_ns_ = now_ns + kMoveNs;
+        ring_->call_readers();  // whoever sleeps looks at its connection when it is woken
+    }
+    if (now_ns >= move_at_ns_ || ring_->readers().size() == 0) {
         // A refusal (a quota, say) leaves us with the ring we have; the next look tries again.
         (void)advertise();
     }

@@ -58,6 +58,7 @@ private:
     void finish();
     void write(u16 topic_bytes, const void* data, std::size_t bytes);
     void look_at_daemon();
+    void move(i64 now_ns);
     sys::FutexWait wait_for_members(u32 count, i64 timeout_ns);
     sys::Result<void> advertise();
 
@@ -93,6 +94,8 @@ private:
     u16 claimed_topic_bytes_ = 0;
     u32 publishes_until_look_ = 0;
     i64 last_look_ns_ = 0;
+    u64 moving_to_ = 0;   ///< the generation of the daemon to which the publication is to move
+    i64 move_at_ns_ = 0;  ///< and when
 };
 
 }  // namespace ipcbus::client

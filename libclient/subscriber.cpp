@@ -17,7 +17,7 @@ namespace {
 /// Records of other topics that one look skips in a filter publication before others get a turn.
 constexpr int kSkipsMax = 64;
 /// Looks between two glances at the clock by a reader that never sleeps.
-constexpr u32 kLooksPerGlance = 4096;
+constexpr u32 kLooksPerGlance = 64;
 /// The same for one that finds nothing, awake.
 constexpr u32 kEmptyLooksPerGlance = 16;
 

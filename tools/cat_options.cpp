@@ -184,19 +184,14 @@ Result<void> check_output(const Seen& seen, CatOptions& options) {
 }  // namespace
 
 Result<CatOptions> parse_cat_options(std::span<char* const> arguments) {
-    const Arguments parsed = IPCBUS_TRY(parse_arguments(arguments, with_common_options(kSpecs)));
     CatOptions options;
     Seen seen;
-    for (const Option& option : parsed.options) {
-        if (!IPCBUS_TRY(take_common_option(option, options.common))) {
-            IPCBUS_TRY(take_option(option, options, seen));
-        }
-        if (options.common.help || options.common.version) {
-            return options;
-        }
+    const auto take = [&](const Option& option) { return take_option(option, options, seen); };
+    const auto operands = IPCBUS_TRY(read_options(arguments, kSpecs, take, options.common));
+    if (options.common.help || options.common.version) {
+        return options;
     }
-    options.filters.insert(options.filters.end(), parsed.positionals.begin(),
-                           parsed.positionals.end());
+    options.filters.insert(options.filters.end(), operands.begin(), operands.end());
     if (options.filters.empty()) {
         return fail(EINVAL, "no topic was given");
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Common options and the connection; see connection.hpp. One thread.
+// See connection.hpp. One thread.
 #include "connection.hpp"
 
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace ipcbus::tools {
 
@@ -23,14 +24,7 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kVersion, 'V', "version", false},
 };
 
-}  // namespace
-
-std::vector<OptionSpec> with_common_options(std::span<const OptionSpec> own) {
-    std::vector<OptionSpec> specs(own.begin(), own.end());
-    specs.insert(specs.end(), kCommonSpecs.begin(), kCommonSpecs.end());
-    return specs;
-}
-
+/// Takes one option in; true if it was a common one.
 Result<bool> take_common_option(const Option& option, CommonOptions& options) {
     switch (option.id) {
         case kAddress:
@@ -50,6 +44,25 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
         case kVersion: options.version = true; return true;
         default: return false;
     }
+}
+
+}  // namespace
+
+Result<std::vector<std::string_view>> read_options(
+    std::span<char* const> arguments, std::span<const OptionSpec> own,
+    const std::function<Result<void>(const Option&)>& take, CommonOptions& ret_common) {
+    std::vector<OptionSpec> specs(own.begin(), own.end());
+    specs.insert(specs.end(), kCommonSpecs.begin(), kCommonSpecs.end());
+    Arguments parsed = IPCBUS_TRY(parse_arguments(arguments, specs));
+    for (const Option& option : parsed.options) {
+        if (!IPCBUS_TRY(take_common_option(option, ret_common))) {
+            IPCBUS_TRY(take(option));
+        }
+        if (ret_common.help || ret_common.version) {
+            break;
+        }
+    }
+    return std::move(parsed.positionals);
 }
 
 std::string_view common_help() {

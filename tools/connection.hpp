@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options that every tool has (where the bus is, how much to say), the connection made from
-// them, and which exit code an error of libipcbus becomes. Used by a tool's one thread.
+// What every tool of the bus does alike: main(), the options that all have (where the bus is, how
+// much to say), the connection made from them, and which exit code an error of libipcbus becomes.
+// Used by a tool's one thread.
 #pragma once
 
 #include "cli.hpp"
 
 #include <ipcbus/ipcbus.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -39,10 +42,11 @@ struct CommonOptions {
     bool version = false;
 };
 
-/// `own` and the common options, for parse_arguments.
-[[nodiscard]] std::vector<OptionSpec> with_common_options(std::span<const OptionSpec> own);
-/// Takes one option in; true if it was a common one.
-[[nodiscard]] sys::Result<bool> take_common_option(const Option& option, CommonOptions& options);
+/// Reads a command line: common options go to `ret_common`, those of `own` to `take`, in their
+/// order. Returns the operands. After -h or -V nothing more is read.
+[[nodiscard]] sys::Result<std::vector<std::string_view>> read_options(
+    std::span<char* const> arguments, std::span<const OptionSpec> own,
+    const std::function<sys::Result<void>(const Option&)>& take, CommonOptions& ret_common);
 /// The lines of --help about them.
 [[nodiscard]] std::string_view common_help();
 /// What --version prints: the tool, then library (compiled with, running), protocol and layout.
@@ -76,5 +80,28 @@ using SetPtr = std::unique_ptr<ipcbus_set, FreeSet>;
 /// Reports "cannot WHAT: reason" and returns the exit code.
 [[nodiscard]] int report_failure(std::string_view tool, std::string_view what,
                                  std::int64_t result);
+
+/// main() of a tool: reads the command line by `parse`, answers --help, --version and mistakes in
+/// it, or does what `run` does. Options have a member `common`. Returns the exit code.
+template <class Options>
+[[nodiscard]] int tool_main(std::string_view tool, int argc, char** argv,
+                            sys::Result<Options> (*parse)(std::span<char* const>),
+                            std::string (*help)(), int (*run)(const Options&)) {
+    if (!reserve_standard_descriptors()) {
+        return kExitFailed;
+    }
+    const std::span<char* const> words(argv, static_cast<std::size_t>(argc));
+    const sys::Result<Options> options = parse(words.subspan(argc > 0 ? 1 : 0));
+    if (!options.ok()) {
+        return report_usage(tool, options.error().what);
+    }
+    if (options.value().common.help) {
+        return print_to_stdout(tool, help());
+    }
+    if (options.value().common.version) {
+        return print_to_stdout(tool, version_text(tool));
+    }
+    return run(options.value());
+}
 
 }  // namespace ipcbus::tools

@@ -386,19 +386,5 @@ int run(const CatOptions& options) {
 
 int main(int argc, char** argv) {
     using namespace ipcbus::tools;
-    if (!reserve_standard_descriptors()) {
-        return kExitFailed;
-    }
-    const auto options = parse_cat_options(
-        std::span(argv, static_cast<std::size_t>(argc)).subspan(argc > 0 ? 1 : 0));
-    if (!options.ok()) {
-        return report_usage(kTool, options.error().what);
-    }
-    if (options.value().common.help) {
-        return print_to_stdout(kTool, cat_help());
-    }
-    if (options.value().common.version) {
-        return print_to_stdout(kTool, version_text(kTool));
-    }
-    return run(options.value());
+    return tool_main(kTool, argc, argv, parse_cat_options, cat_help, run);
 }

@@ -154,18 +154,14 @@ Result<void> check_topic(const Seen& seen, PubOptions& options) {
 }  // namespace
 
 Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
-    const Arguments parsed = IPCBUS_TRY(parse_arguments(arguments, with_common_options(kSpecs)));
     PubOptions options;
     Seen seen;
-    for (const Option& option : parsed.options) {
-        if (!IPCBUS_TRY(take_common_option(option, options.common))) {
-            IPCBUS_TRY(take_option(option, options, seen));
-        }
-        if (options.common.help || options.common.version) {
-            return options;
-        }
+    const auto take = [&](const Option& option) { return take_option(option, options, seen); };
+    const auto operands = IPCBUS_TRY(read_options(arguments, kSpecs, take, options.common));
+    if (options.common.help || options.common.version) {
+        return options;
     }
-    seen.topics.insert(seen.topics.end(), parsed.positionals.begin(), parsed.positionals.end());
+    seen.topics.insert(seen.topics.end(), operands.begin(), operands.end());
     IPCBUS_TRY(check_topic(seen, options));
     if (!seen.repeat.empty() && options.streams()) {
         return fail(EINVAL, seen.repeat + " repeats one message: it needs -m, -f, -s or -n");

@@ -83,6 +83,7 @@ public:
         return true;
     }
     [[nodiscard]] bool round_due() const { return round_due_; }
+    void set_round_due() { round_due_ = true; }
 
     /// What is to be told to the daemon; the caller clears it.
     [[nodiscard]] std::vector<Fault>& faults() { return faults_; }

@@ -90,6 +90,11 @@ public:
         }
         return slept;
     }
+    /// Rings every reader that sleeps, although there is no news in the ring.
+    void call_readers() {
+        readers_.set_round_due();
+        (void)finish();
+    }
     /// Closes the ring and wakes its readers. Nothing may be published afterwards.
     void close();
 

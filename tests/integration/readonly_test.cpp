@@ -68,6 +68,14 @@ void attack(int fd, const std::string& what) {
     }
 }
 
+/// What must be writable can at least not be taken from the others.
+void attack_doorbell(int fd) {
+    must_be(::ftruncate(fd, 0) != 0, "doorbell: truncated");
+    for (const int seal : {F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, F_SEAL_SEAL}) {
+        must_be(::fcntl(fd, F_ADD_SEALS, seal) != 0, "doorbell: sealed");
+    }
+}
+
 /// Lines of /proc/self/maps that are memory of the bus.
 struct Area {
     char* begin;
@@ -124,11 +132,10 @@ struct Honest {
     Publisher publisher;
 };
 
-}  // namespace
-
-TEST_CASE("what a reader gets of a publisher cannot be written, by any descriptor") {
-    const DaemonFixture daemon;
-    Honest honest(daemon);
+/// Runs `attack` in a process of its own: of the same uid, and in another run of the test, if it
+/// may be had, of another. It must come to its end, and the honest must notice nothing.
+template <class Attack>
+void expect_no_harm(Honest& honest, Attack attack) {
     bool other_uid = false;
     SUBCASE("the same uid") {}
     SUBCASE("another uid") { other_uid = ::geteuid() == 0; }
@@ -136,35 +143,35 @@ TEST_CASE("what a reader gets of a publisher cannot be written, by any descripto
         if (other_uid) {
             become_nobody();
         }
-        RawClient raw = RawClient::on_bus(daemon.socket_path(), "attacker");
-        raw.subscribe("honest");
-        (void)raw.expect<protocol::Peer>();
-        const sys::UniqueFd doorbell = std::move(raw.fds.at(0));
-        (void)raw.expect<protocol::Attached>();
-        attack(raw.fds.at(0).get(), "ring");
-        // What must be writable can at least not be taken from the others.
-        must_be(::ftruncate(doorbell.get(), 0) != 0, "doorbell: truncated");
-        for (const int seal : {F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, F_SEAL_SEAL}) {
-            must_be(::fcntl(doorbell.get(), F_ADD_SEALS, seal) != 0, "doorbell: sealed");
-        }
-        (void)::fallocate(doorbell.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
+        attack();
         return 0;
     });
     CHECK(child.wait() == 0);
     honest.check();
 }
 
+}  // namespace
+
+TEST_CASE("what a reader gets of a publisher cannot be written, by any descriptor") {
+    const DaemonFixture daemon;
+    Honest honest(daemon);
+    expect_no_harm(honest, [&] {
+        RawClient raw = RawClient::on_bus(daemon.socket_path(), "attacker");
+        raw.subscribe("honest");
+        (void)raw.expect<protocol::Peer>();
+        const sys::UniqueFd doorbell = std::move(raw.fds.at(0));
+        (void)raw.expect<protocol::Attached>();
+        attack(raw.fds.at(0).get(), "ring");
+        attack_doorbell(doorbell.get());
+        (void)::fallocate(doorbell.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
+    });
+}
+
 TEST_CASE("what a publisher gets of its readers cannot be written, but for the doorbell") {
     const DaemonFixture daemon;
     Honest honest(daemon);
     const Subscriber second = subscribe(honest.bus, "attacker");
-    bool other_uid = false;
-    SUBCASE("the same uid") {}
-    SUBCASE("another uid") { other_uid = ::geteuid() == 0; }
-    ChildProcess child = ChildProcess::fork([&] {
-        if (other_uid) {
-            become_nobody();
-        }
+    expect_no_harm(honest, [&] {
         RawClient raw = RawClient::on_bus(daemon.socket_path(), "attacker");
         const auto advertised = raw.advertise("attacker", 65536);
         const sys::UniqueFd ring = std::move(raw.fds.at(0));
@@ -172,30 +179,18 @@ TEST_CASE("what a publisher gets of its readers cannot be written, but for the d
         const sys::UniqueFd cursor = std::move(raw.fds.at(0));
         const sys::UniqueFd doorbell = std::move(raw.fds.at(1));
         attack(cursor.get(), "cursor page of a reader");
-        must_be(::ftruncate(doorbell.get(), 0) != 0, "doorbell: truncated");
-        for (const int seal : {F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, F_SEAL_SEAL}) {
-            must_be(::fcntl(doorbell.get(), F_ADD_SEALS, seal) != 0, "doorbell: sealed");
-        }
+        attack_doorbell(doorbell.get());
         raw.mapped(advertised.publication);
         (void)raw.drain();
         // After MAPPED its own ring has no second writable mapping, either.
         attack(ring.get(), "own ring");
-        return 0;
     });
-    CHECK(child.wait() == 0);
-    honest.check();
 }
 
 TEST_CASE("what the library has mapped read-only stays read-only") {
     const DaemonFixture daemon;
     Honest honest(daemon);
-    bool other_uid = false;
-    SUBCASE("the same uid") {}
-    SUBCASE("another uid") { other_uid = ::geteuid() == 0; }
-    ChildProcess child = ChildProcess::fork([&] {
-        if (other_uid) {
-            become_nobody();
-        }
+    expect_no_harm(honest, [&] {
         const Bus bus = connect(daemon.address());
         const Subscriber reader = subscribe(bus, "honest");
         const Publisher writer = advertise(bus, "of/the/attacker");
@@ -218,8 +213,5 @@ TEST_CASE("what the library has mapped read-only stays read-only") {
             }
         }
         must_be(attacked >= 3, "found no read-only memory of the bus");
-        return 0;
     });
-    CHECK(child.wait() == 0);
-    honest.check();
 }
