@@ -38,8 +38,8 @@ struct Attachment {
     protocol::u64 start = 0;
     protocol::u64 start_sequence = 0;
     protocol::u32 slot = 0;
-    std::uint32_t place_in_publication = 0;   ///< where it stands in that list
-    std::uint32_t place_in_subscription = 0;  ///< the same
+    std::uint32_t place_in_publication = 0;                      ///< where it stands in that list
+    std::uint32_t place_in_subscription = 0;                     ///< the same
     protocol::ReaderMode mode = protocol::ReaderMode::reliable;  ///< as granted
     Writer writer_end = Writer::untold;
     Reader reader_end = Reader::waiting;
@@ -53,7 +53,7 @@ struct Attachment {
 static_assert(sizeof(Attachment) <= 72, "there may be hundreds of thousands");
 
 /// A list of attachments from which one is removed in constant time: each knows its place.
-template <std::uint32_t Attachment::*place>
+template <std::uint32_t Attachment::* place>
 class AttachmentList {
 public:
     void add(Attachment& attachment) {

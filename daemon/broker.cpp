@@ -32,17 +32,17 @@ Broker::Broker(Options options, Config config, std::unique_ptr<EventLoop> loop)
 Broker::~Broker() = default;
 
 sys::Result<void> Broker::start() {
-    signals_ = IPCBUS_TRY(Signals::create(
-        *loop_, [this](int signal) { stop(signal); }, [this] { reload_config(); }));
+    signals_ = IPCBUS_TRY(
+        Signals::create(*loop_, [this](int signal) { stop(signal); }, [this] { reload_config(); }));
     bus_ = IPCBUS_TRY(Bus::create(*loop_, config_));
     ListenOptions listen;
     listen.addresses = config_.listen.sockets;
     listen.mode = static_cast<unsigned>(config_.listen.mode);
     listen.inherited = IPCBUS_TRY(take_inherited_sockets());
-    listener_ = IPCBUS_TRY(
-        Listener::create(*loop_, std::move(listen), [this](sys::UniqueFd socket, PeerIdentity peer) {
-            bus_->connect(std::move(socket), std::move(peer));
-        }));
+    listener_ = IPCBUS_TRY(Listener::create(*loop_, std::move(listen),
+                                            [this](sys::UniqueFd socket, PeerIdentity peer) {
+                                                bus_->connect(std::move(socket), std::move(peer));
+                                            }));
     watchdog_.start();
     return {};
 }

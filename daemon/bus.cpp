@@ -88,8 +88,7 @@ Client* Bus::find_client(Id id) {
 
 protocol::Geometry Bus::geometry() const {
     const auto bounded = [](std::uint64_t value, protocol::u32 most) {
-        return static_cast<protocol::u32>(
-            std::clamp<std::uint64_t>(value, 1, most));
+        return static_cast<protocol::u32>(std::clamp<std::uint64_t>(value, 1, most));
     };
     return {bounded(config_.limits.waiters_per_client, protocol::kWaitersMax),
             bounded(config_.limits.per_uid.publications, protocol::kPublicationsMax),
@@ -99,8 +98,8 @@ protocol::Geometry Bus::geometry() const {
 // ----------------------------------------------------------------------------------- connections
 
 void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
-    auto made = std::make_unique<Session>(*this, loop_, fd_budget_, std::move(socket),
-                                          std::move(peer));
+    auto made =
+        std::make_unique<Session>(*this, loop_, fd_budget_, std::move(socket), std::move(peer));
     Session& session = *made;
     sessions_.emplace(&session, std::move(made));
     // Counted from the first moment: who connects and says nothing costs as much as a client.

@@ -66,7 +66,8 @@ public:
     void tell(Client& client, Outbox& outbox);
     /// Whoever waits for room in the budget of descriptors on the way may try again.
     void descriptors_came_back();
-    /// A send to the client has completed: whoever of it sleeps is rung, from the end of this turn on.
+    /// A send to the client has completed: whoever of it sleeps is rung, from the end of this turn
+    /// on.
     void announce_frames(Client& client);
     [[nodiscard]] std::uint64_t unread_bytes_max() const {
         return config_.limits.unread_reply_bytes;
@@ -93,6 +94,7 @@ private:
                                                             const protocol::Advertise& frame);
     [[nodiscard]] Publication* repeated(Client& client, std::uint64_t request,
                                         const protocol::Advertise& frame);
+    [[nodiscard]] static Publication* advertised(Client& client, Id id);
     void made(Publication& publication, sys::Result<void> result);
     void sealed(Publication& publication, sys::Result<void> result);
     void end_publication(Publication& publication);
@@ -102,6 +104,8 @@ private:
     void stall_time_over();
 
     // bus_attachments.cpp
+    [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
+                                                  std::string_view what);
     Attachment* attach(Publication& publication, Subscription& subscription);
     void end_subscription(Client& client, Subscription& subscription);
     void detach_at_writer(Attachment& attachment);
@@ -117,7 +121,7 @@ private:
 
     EventLoop& loop_;
     Config config_;
-    Quota quota_;  ///< outlives everything below, which is charged to it
+    Quota quota_;         ///< outlives everything below, which is charged to it
     FdBudget fd_budget_;  ///< the same
     protocol::Id128 bus_id_{};
     Registry registry_;

@@ -19,6 +19,10 @@ namespace {
 /// How much longer than stall_timeout a uid that stalled a publisher gets lossy attachments only.
 constexpr std::int64_t kSuspensionFactor = 10;
 
+/// A page of slots, and what the daemon keeps of an attachment, its slot included.
+constexpr std::size_t kSlotsPerCharge = protocol::kPageBytes / sizeof(protocol::CursorSlot);
+constexpr std::size_t kAttachmentBytes = 256;
+
 }  // namespace
 
 // ------------------------------------------------------------------------------------- SUBSCRIBE
@@ -40,14 +44,8 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
         return;
     }
     const std::vector<Id> matches = registry_.publications_matching(frame.filter);
-    if (matches.size() > client.slots.free()) {
-        client.session->refuse(
-            request,
-            sys::fail(EDQUOT, fmt::format("{}: refused: it matches {} publications, the client has "
-                                          "{} of {} attachments in use; raise {}",
-                                          what, matches.size(),
-                                          client.slots.count() - client.slots.free(),
-                                          client.slots.count(), key::kAttachmentsPerClient)));
+    if (auto provided = provide_slots(client, matches.size(), what); !provided.ok()) {
+        client.session->refuse(request, provided.error());
         return;
     }
     auto charge = quota_.charge(client.uid, Amounts{.subscriptions = 1}, what);
@@ -164,14 +162,31 @@ void Bus::complain(Client& client, const protocol::Complain& frame) {
 
 // ----------------------------------------------------------------------------- attach and detach
 
+/// Attachments are counted per client, and above a first page of slots they are paid for as rings
+/// are: clients times publications would be a number that nobody has limited.
+sys::Result<void> Bus::provide_slots(Client& client, std::size_t count, std::string_view what) {
+    const std::size_t used = client.slots.count() - client.slots.free();
+    if (count > client.slots.free()) {
+        return sys::fail(EDQUOT, fmt::format("{}: refused: it matches {} publications, the client "
+                                             "has {} of {} attachments in use; raise {}",
+                                             what, count, used, client.slots.count(),
+                                             key::kAttachmentsPerClient));
+    }
+    while ((client.slot_charges.size() + 1) * kSlotsPerCharge < used + count) {
+        client.slot_charges.push_back(IPCBUS_TRY(quota_.charge(
+            client.uid, Amounts{.ring_bytes = kSlotsPerCharge * kAttachmentBytes}, what)));
+    }
+    return {};
+}
+
 /// Null: the reader has no room, or the ring's content is a lie.
 Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
     Client& reader = *find_client(subscription.client);
-    if (reader.slots.free() == 0) {
-        log_warning("{}: not attached to '{}': it has {} attachments; raise {}", reader.describe(),
-                    about.topic, reader.slots.count(), key::kAttachmentsPerClient);
+    if (auto provided = provide_slots(reader, 1, fmt::format("attaching to '{}'", about.topic));
+        !provided.ok()) {
+        log_warning("{}: {}", reader.describe(), provided.error().what);
         return nullptr;
     }
     const u32 slot = reader.slots.take();

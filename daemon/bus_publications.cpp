@@ -31,14 +31,14 @@ sys::Result<u32> record_bytes_for(const protocol::Advertise& frame, const RingSi
     if (frame.record_bytes_max == 0) {
         return static_cast<u32>(std::max<u64>(most, kRecordBytesMin));
     }
-    const u64 wanted = std::max<u64>(protocol::align_record(frame.record_bytes_max),
-                                     kRecordBytesMin);
+    const u64 wanted =
+        std::max<u64>(protocol::align_record(frame.record_bytes_max), kRecordBytesMin);
     if (wanted > most) {
-        return sys::fail(EMSGSIZE,
-                         fmt::format("{}: refused: records of {} bytes, a ring of {} takes {} at "
-                                     "most; ask for a larger ring",
-                                     what_publication(frame.topic), wanted,
-                                     format_bytes(ring.bytes), most));
+        return sys::fail(
+            EMSGSIZE,
+            fmt::format("{}: refused: records of {} bytes, a ring of {} takes {} at "
+                        "most; ask for a larger ring",
+                        what_publication(frame.topic), wanted, format_bytes(ring.bytes), most));
     }
     return static_cast<u32>(wanted);
 }
@@ -63,8 +63,8 @@ sys::Result<void> check_topic(const std::string& topic) {
         return sys::fail(EINVAL, fmt::format("'{}' is no topic: {}", topic, fault));
     }
     if (protocol::is_bus_topic(topic)) {
-        return sys::fail(EACCES, fmt::format("'{}': topics that begin with $ belong to the bus",
-                                             topic));
+        return sys::fail(EACCES,
+                         fmt::format("'{}': topics that begin with $ belong to the bus", topic));
     }
     return {};
 }
@@ -88,9 +88,8 @@ void Bus::advertise(Client& client, u64 request, const protocol::Advertise& fram
     }
     Publication& publication = *made_publication.value();
     publication.advertise_request = request;
-    publication.make([this](Publication& which, sys::Result<void> result) {
-        made(which, std::move(result));
-    });
+    publication.make(
+        [this](Publication& which, sys::Result<void> result) { made(which, std::move(result)); });
 }
 
 /// Requests are idempotent: one that is said again, because its connection broke before the answer
@@ -101,9 +100,8 @@ Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertis
     }
     for (const auto& [id, publication] : client.unmapped) {
         const auto& about = publication->about();
-        if (publication->state() == Publication::State::offered &&
-            about.lineage == frame.lineage && about.topic == frame.topic &&
-            publication->advertise_request == 0) {
+        if (publication->state() == Publication::State::offered && about.lineage == frame.lineage &&
+            about.topic == frame.topic && publication->advertise_request == 0) {
             publication->advertise_request = request;
             client.publications_to_tell.emplace(id, publication);
             client.session->touch();
@@ -116,20 +114,20 @@ Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertis
 sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::Advertise& frame) {
     IPCBUS_TRY(check_topic(frame.topic));
     if (frame.waiter >= client.memory.geometry().waiters_max) {
-        return sys::fail(EINVAL, fmt::format("{}: refused: waiter {}, the client has {}; raise {}",
-                                             what_publication(frame.topic), frame.waiter,
-                                             client.memory.geometry().waiters_max,
-                                             key::kWaitersPerClient));
+        return sys::fail(EINVAL,
+                         fmt::format("{}: refused: waiter {}, the client has {}; raise {}",
+                                     what_publication(frame.topic), frame.waiter,
+                                     client.memory.geometry().waiters_max, key::kWaitersPerClient));
     }
     const RingSizing ring = IPCBUS_TRY(ring_for(config_, frame));
     const u32 record_bytes_max = IPCBUS_TRY(record_bytes_for(frame, ring));
     const std::string what = what_publication(frame.topic);
-    Charge charge = IPCBUS_TRY(quota_.charge(
-        client.uid,
-        Amounts{.publications = 1,
-                .descriptors = 1,
-                .ring_bytes = ring.bytes + protocol::kRingDataOffset},
-        what));
+    Charge charge =
+        IPCBUS_TRY(quota_.charge(client.uid,
+                                 Amounts{.publications = 1,
+                                         .descriptors = 1,
+                                         .ring_bytes = ring.bytes + protocol::kRingDataOffset},
+                                 what));
     if (client.indices.free() == 0) {
         return sys::fail(EDQUOT, fmt::format("{}: refused: the client has {} of {} publications in "
                                              "use, as {} said when it connected",
@@ -156,9 +154,8 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
     }
     client.memory.store_attention(index, 0);
     client.memory.store_readers(index, 0);
-    auto publication = std::make_unique<Publication>(
-        loop_, std::move(about), client.memory.pages(),
-        std::make_shared<Charge>(std::move(charge)));
+    auto publication = std::make_unique<Publication>(loop_, std::move(about), client.memory.pages(),
+                                                     std::make_shared<Charge>(std::move(charge)));
     Publication* made_publication = publication.get();
     publications_.emplace(id, std::move(publication));
     client.publications.emplace(id, made_publication);
@@ -193,39 +190,46 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
 
 // ---------------------------------------------------------------------------------------- MAPPED
 
+/// The client's publication, if it has been told of it. An id can be guessed: what is said of one
+/// whose ADVERTISED is still due is said of nothing.
+Publication* Bus::advertised(Client& client, Id id) {
+    const auto found = client.publications.find(id);
+    return found == client.publications.end() || found->second->advertise_request != 0
+               ? nullptr
+               : found->second;
+}
+
 void Bus::mapped(Client& client, Id id) {
     if (id == 0) {
         if (client.memory.pages()) {
             return;  // said again after a RESUME
         }
         if (auto result = client.memory.seal(); !result.ok()) {
-            client.session->fail(0, sys::fail(result.error().code,
-                                              fmt::format("the client's pages: {}",
-                                                          result.error().what)));
+            client.session->fail(
+                0, sys::fail(result.error().code,
+                             fmt::format("the client's pages: {}", result.error().what)));
         }
         return;
     }
-    const auto found = client.publications.find(id);
-    if (found == client.publications.end() ||
-        found->second->state() == Publication::State::making) {
+    Publication* publication = advertised(client, id);
+    if (publication == nullptr) {
         client.session->fail(0, sys::fail(EPROTO, fmt::format("MAPPED: no publication {}", id)));
         return;
     }
-    if (found->second->state() != Publication::State::offered) {
+    if (publication->state() != Publication::State::offered) {
         return;  // said again
     }
     client.unmapped.erase(id);
-    found->second->seal([this](Publication& which, sys::Result<void> result) {
-        sealed(which, std::move(result));
-    });
+    publication->seal(
+        [this](Publication& which, sys::Result<void> result) { sealed(which, std::move(result)); });
 }
 
 void Bus::sealed(Publication& publication, sys::Result<void> result) {
     const auto& about = publication.about();
     if (!result.ok()) {
-        const sys::Error error = sys::fail(
-            result.error().code, fmt::format("{}: {}", what_publication(about.topic),
-                                             result.error().what));
+        const sys::Error error =
+            sys::fail(result.error().code,
+                      fmt::format("{}: {}", what_publication(about.topic), result.error().what));
         // The publisher may be dead already, or have ended it; then there is nobody to tell.
         Client* publisher = publication.ended() ? nullptr : find_client(about.publisher);
         if (publisher == nullptr) {
@@ -254,13 +258,12 @@ void Bus::sealed(Publication& publication, sys::Result<void> result) {
 // ------------------------------------------------------------------------------------ their end
 
 void Bus::unadvertise(Client& client, u64 request, Id id) {
-    const auto found = client.publications.find(id);
-    if (found == client.publications.end() ||
-        found->second->state() == Publication::State::making) {
+    Publication* publication = advertised(client, id);
+    if (publication == nullptr) {
         client.session->refuse(request, sys::fail(ENOENT, fmt::format("no publication {}", id)));
         return;
     }
-    end_publication(*found->second);
+    end_publication(*publication);
     client.session->reply(protocol::Done{}, request);
 }
 
@@ -336,7 +339,8 @@ void Bus::release_publication(Publication& publication) {
     retired->close([this, retired] { retired_.erase(retired); });
 }
 
-/// A reader that cannot be sent the ring holds it here: not for longer than it may hold a publisher.
+/// A reader that cannot be sent the ring holds it here: not for longer than it may hold a
+/// publisher.
 void Bus::watch_readers(Publication& publication) {
     const auto& readers = publication.attachments.all();
     if (std::none_of(readers.begin(), readers.end(), [](const Attachment* attachment) {
@@ -362,10 +366,11 @@ void Bus::stall_time_over() {
         const std::vector<Attachment*> readers = found->second->attachments.all();
         for (Attachment* attachment : readers) {
             if (attachment->reader_end == Attachment::Reader::ready) {
-                log_warning("attachment {} to '{}': its reader took nothing for {} after the end "
-                            "of the publication: detached",
-                            attachment->id, found->second->about().topic,
-                            format_duration(config_.publications.stall_timeout_ns));
+                log_warning(
+                    "attachment {} to '{}': its reader took nothing for {} after the end "
+                    "of the publication: detached",
+                    attachment->id, found->second->about().topic,
+                    format_duration(config_.publications.stall_timeout_ns));
                 let_go(*attachment);
             }
         }

@@ -67,6 +67,7 @@ public:
     ClientMemory memory;
     NumberPool slots;
     NumberPool indices;
+    std::vector<Charge> slot_charges;  ///< a page of slots each, with what the books on them cost
 
     std::map<Id, Publication*> publications;  ///< those that have not ended
     std::map<Id, Publication*> unmapped;      ///< of them, those it has not said MAPPED of

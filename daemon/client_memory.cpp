@@ -48,12 +48,12 @@ sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geomet
     IPCBUS_TRY(sys::add_seals(memory.cursor_fd_->get(), sys::kSealsAtBirth));
     IPCBUS_TRY(sys::add_seals(memory.doorbell_fd_->get(), sys::kSealsShared));
     IPCBUS_TRY(sys::add_seals(memory.mailbox_fd_->get(), sys::kSealsShared));
-    memory.cursor_ = IPCBUS_TRY(sys::map_shared(memory.cursor_fd_->get(), 0, cursor_bytes,
-                                                sys::Access::read_only));
-    memory.doorbell_ = IPCBUS_TRY(sys::map_shared(memory.doorbell_fd_->get(), 0, doorbell_bytes,
-                                                  sys::Access::read_write));
-    memory.mailbox_ = IPCBUS_TRY(sys::map_shared(memory.mailbox_fd_->get(), 0, mailbox_bytes,
-                                                 sys::Access::read_write));
+    memory.cursor_ = IPCBUS_TRY(
+        sys::map_shared(memory.cursor_fd_->get(), 0, cursor_bytes, sys::Access::read_only));
+    memory.doorbell_ = IPCBUS_TRY(
+        sys::map_shared(memory.doorbell_fd_->get(), 0, doorbell_bytes, sys::Access::read_write));
+    memory.mailbox_ = IPCBUS_TRY(
+        sys::map_shared(memory.mailbox_fd_->get(), 0, mailbox_bytes, sys::Access::read_write));
     IPCBUS_TRY(memory.back_first());
     IPCBUS_TRY(memory.back_publication(0));
     return memory;
@@ -92,8 +92,7 @@ sys::Result<void> ClientMemory::back_slot(u32 slot) {
     if (slot < slots_backed_) {
         return {};
     }
-    const u64 end = protocol::align_up(protocol::slot_offset(slot + 1),
-                                       protocol::kPageBytes);
+    const u64 end = protocol::align_up(protocol::slot_offset(slot + 1), protocol::kPageBytes);
     IPCBUS_TRY(populate(cursor_, protocol::slot_offset(slot), end, MADV_POPULATE_READ));
     slots_backed_ = (end - protocol::slot_offset(0)) / sizeof(protocol::CursorSlot);
     return {};

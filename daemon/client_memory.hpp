@@ -64,7 +64,7 @@ private:
 
     protocol::Geometry geometry_;
     Id client_ = 0;
-    SharedFd cursor_fd_;   ///< read-write, until seal()
+    SharedFd cursor_fd_;  ///< read-write, until seal()
     SharedFd doorbell_fd_;
     SharedFd mailbox_fd_;  ///< until seal()
     SharedPages pages_;

@@ -18,7 +18,8 @@ unsigned part(std::uint64_t descriptors_max, unsigned quarters) {
 
 }  // namespace
 
-// The last quarter stays free: others of our uid (a user's own bus) have descriptors on the way, too.
+// The last quarter stays free: others of our uid (a user's own bus) have descriptors on the way,
+// too.
 FdBudget::FdBudget(std::uint64_t descriptors_max)
     : total_max_(part(descriptors_max, 3)), uid_max_(part(descriptors_max, 1)) {}
 

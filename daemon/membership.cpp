@@ -31,8 +31,8 @@ void Membership::tell_next(protocol::Members& frame) {
         .peer = attachment.reader,
         .slot = attachment.slot,
         .start = attachment.start,
-        .reliable = attachment.mode == protocol::ReaderMode::reliable ? protocol::u8{1}
-                                                                      : protocol::u8{0},
+        .reliable =
+            attachment.mode == protocol::ReaderMode::reliable ? protocol::u8{1} : protocol::u8{0},
     });
     attached_.insert(to_attach_.extract(first));
 }

@@ -46,6 +46,9 @@ public:
     /// The caller has looked at credit().
     template <class Frame>
     void add(const Frame& frame, std::uint64_t request, std::vector<SharedFd> fds, Told told) {
+        for (const SharedFd& fd : fds) {
+            IPCBUS_ASSERT(fd != nullptr);
+        }
         chunks_.emplace_back();
         told.fds = static_cast<std::uint8_t>(fds.size());
         chunks_.back().fds = std::move(fds);

@@ -57,8 +57,9 @@ void Publication::seal(Done done) {
     state_ = State::sealing;
     // From here on no new writable mapping, no hole; then everything is reserved once more.
     if (auto sealed = sys::add_seals(writable_->get(), F_SEAL_FUTURE_WRITE); !sealed.ok()) {
-        finish(State::refused, sys::fail(EPERM, "the ring cannot be sealed: its publisher had put "
-                                                "a seal of its own there"));
+        finish(State::refused, sys::fail(EPERM,
+                                         "the ring cannot be sealed: its publisher had put "
+                                         "a seal of its own there"));
         return;
     }
     reserve();

@@ -77,10 +77,10 @@ public:
 
     Membership membership;
     AttachmentList<&Attachment::place_in_publication> attachments;
-    std::uint32_t readers = 0;             ///< attachments that the writer counts or will count
-    std::uint64_t advertise_request = 0;   ///< ADVERTISED is due, to this request
-    bool registered = false;               ///< the registry knows it
-    bool blamed = false;                   ///< its lies have been logged
+    std::uint32_t readers = 0;            ///< attachments that the writer counts or will count
+    std::uint64_t advertise_request = 0;  ///< ADVERTISED is due, to this request
+    bool registered = false;              ///< the registry knows it
+    bool blamed = false;                  ///< its lies have been logged
 
 private:
     void reserve();

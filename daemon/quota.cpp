@@ -10,7 +10,7 @@ namespace {
 
 /// One row a kind of thing, so that checking, counting and texts cannot forget one.
 struct Kind {
-    std::uint64_t Amounts::*count;
+    std::uint64_t Amounts::* count;
     const char* name;
     std::string_view total_key;
     std::string_view uid_key;

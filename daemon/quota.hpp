@@ -27,7 +27,9 @@ class Charge {
 public:
     Charge() = default;
     Charge(Charge&& other) noexcept
-        : quota_(std::exchange(other.quota_, nullptr)), uid_(other.uid_), amounts_(other.amounts_) {}
+        : quota_(std::exchange(other.quota_, nullptr)),
+          uid_(other.uid_),
+          amounts_(other.amounts_) {}
     Charge& operator=(Charge&& other) noexcept;
     Charge(const Charge&) = delete;
     Charge& operator=(const Charge&) = delete;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who publishes and who subscribes what: two tries over the levels of names, one for publications
 // and one for subscriptions, and the ids of everything. Pure data, no I/O: what becomes of a match
-// is the bus's business. Owned by the bus, the daemon's one thread. Names are valid filters; whoever
-// calls has checked them.
+// is the bus's business. Owned by the bus, the daemon's one thread. Names are valid filters;
+// whoever calls has checked them.
 #pragma once
 
 #include <cstdint>

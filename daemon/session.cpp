@@ -23,13 +23,15 @@ sys::Error malformed(const FrameHeader& header, const char* why) {
 
 bool wants_answer(FrameType type) {
     switch (type) {
-        case FrameType::hello:
-        case FrameType::resume:
-        case FrameType::advertise:
-        case FrameType::unadvertise:
-        case FrameType::subscribe:
-        case FrameType::unsubscribe: return true;
-        default: return false;
+    case FrameType::hello:
+    case FrameType::resume:
+    case FrameType::advertise:
+    case FrameType::unadvertise:
+    case FrameType::subscribe:
+    case FrameType::unsubscribe:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -49,8 +51,9 @@ Session::Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd sock
       peer_(std::move(peer)),
       outbox_(budget, peer_.uid),
       scope_(loop),
-      recv_(scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
-            [this](int) { close(); }),
+      recv_(
+          scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
+          [this](int) { close(); }),
       send_(scope_, [this](int error) { sent(error); }),
       death_(scope_, [this](int) { died(); }),
       timer_(scope_, [this] { time_is_over(); }) {}
@@ -95,11 +98,14 @@ void Session::received(std::span<const std::byte> bytes) {
     std::span<const std::byte> fields;
     while (state_ == State::awaiting_hello || state_ == State::active) {
         switch (reader_.next(header, fields)) {
-            case FrameReader::Status::need_more: return;
-            case FrameReader::Status::malformed:
-                fail(0, sys::fail(EPROTO, reader_.why()));
-                return;
-            case FrameReader::Status::frame: dispatch(header, fields); break;
+        case FrameReader::Status::need_more:
+            return;
+        case FrameReader::Status::malformed:
+            fail(0, sys::fail(EPROTO, reader_.why()));
+            return;
+        case FrameReader::Status::frame:
+            dispatch(header, fields);
+            break;
         }
     }
 }
@@ -108,8 +114,9 @@ template <class Frame>
 bool Session::decoded(const FrameHeader& header, std::span<const std::byte> fields,
                       Frame& ret_frame) {
     if (!protocol::decode(fields, ret_frame)) {
-        fail(header.request, malformed(header, "malformed: too short, too long, or a string or "
-                                               "list beyond its bound"));
+        fail(header.request, malformed(header,
+                                       "malformed: too short, too long, or a string or "
+                                       "list beyond its bound"));
         return false;
     }
     return true;
@@ -146,8 +153,9 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
             return;
         }
         if (needs_memory && !client_->memory.pages()) {
-            fail(header.request, malformed(header, "MAPPED, for the client's own pages, must come "
-                                                   "before it"));
+            fail(header.request, malformed(header,
+                                           "MAPPED, for the client's own pages, must come "
+                                           "before it"));
             return;
         }
         handle(frame);
@@ -155,53 +163,51 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
     Client& client = *client_;
     const std::uint64_t request = header.request;
     switch (header.type) {
-        case FrameType::advertise:
-            hand_over(protocol::Advertise{}, true,
-                      [&](const auto& frame) { bus_.advertise(client, request, frame); });
-            return;
-        case FrameType::mapped:
-            hand_over(protocol::Mapped{}, false,
-                      [&](const auto& frame) { bus_.mapped(client, frame.publication); });
-            return;
-        case FrameType::unadvertise:
-            hand_over(protocol::Unadvertise{}, true, [&](const auto& frame) {
-                bus_.unadvertise(client, request, frame.publication);
-            });
-            return;
-        case FrameType::subscribe:
-            hand_over(protocol::Subscribe{}, true,
-                      [&](const auto& frame) { bus_.subscribe(client, request, frame); });
-            return;
-        case FrameType::unsubscribe:
-            hand_over(protocol::Unsubscribe{}, true, [&](const auto& frame) {
-                bus_.unsubscribe(client, request, frame.subscription);
-            });
-            return;
-        case FrameType::detached:
-            hand_over(protocol::Detached{}, true,
-                      [&](const auto& frame) { bus_.detached(client, frame.attachment); });
-            return;
-        case FrameType::taken:
-            hand_over(protocol::Taken{}, true,
-                      [&](const auto& frame) { bus_.taken(client, frame); });
-            return;
-        case FrameType::received:
-            hand_over(protocol::Received{}, false, [&](const auto& frame) {
-                if (outbox_.received(frame.fds)) {
-                    touch();
-                    bus_.descriptors_came_back();
-                } else {
-                    fail(request, malformed(header, "more descriptors than were sent"));
-                }
-            });
-            return;
-        case FrameType::complain:
-            hand_over(protocol::Complain{}, true,
-                      [&](const auto& frame) { bus_.complain(client, frame); });
-            return;
-        default:
-            fail(request, malformed(header, "not allowed here"));
-            return;
+    case FrameType::advertise:
+        hand_over(protocol::Advertise{}, true,
+                  [&](const auto& frame) { bus_.advertise(client, request, frame); });
+        return;
+    case FrameType::mapped:
+        hand_over(protocol::Mapped{}, false,
+                  [&](const auto& frame) { bus_.mapped(client, frame.publication); });
+        return;
+    case FrameType::unadvertise:
+        hand_over(protocol::Unadvertise{}, true,
+                  [&](const auto& frame) { bus_.unadvertise(client, request, frame.publication); });
+        return;
+    case FrameType::subscribe:
+        hand_over(protocol::Subscribe{}, true,
+                  [&](const auto& frame) { bus_.subscribe(client, request, frame); });
+        return;
+    case FrameType::unsubscribe:
+        hand_over(protocol::Unsubscribe{}, true, [&](const auto& frame) {
+            bus_.unsubscribe(client, request, frame.subscription);
+        });
+        return;
+    case FrameType::detached:
+        hand_over(protocol::Detached{}, true,
+                  [&](const auto& frame) { bus_.detached(client, frame.attachment); });
+        return;
+    case FrameType::taken:
+        hand_over(protocol::Taken{}, true, [&](const auto& frame) { bus_.taken(client, frame); });
+        return;
+    case FrameType::received:
+        hand_over(protocol::Received{}, false, [&](const auto& frame) {
+            if (outbox_.received(frame.fds)) {
+                touch();
+                bus_.descriptors_came_back();
+            } else {
+                fail(request, malformed(header, "more descriptors than were sent"));
+            }
+        });
+        return;
+    case FrameType::complain:
+        hand_over(protocol::Complain{}, true,
+                  [&](const auto& frame) { bus_.complain(client, frame); });
+        return;
+    default:
+        fail(request, malformed(header, "not allowed here"));
+        return;
     }
 }
 

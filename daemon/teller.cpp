@@ -91,8 +91,7 @@ bool Bus::tell_publication(Client& client, Publication& publication, Outbox& out
         frame.record_bytes_max = about.record_bytes_max;
         frame.start = publication.first().position;
         frame.first_sequence = publication.first().sequence;
-        outbox.add(frame, std::exchange(publication.advertise_request, 0),
-                   {publication.writable()},
+        outbox.add(frame, std::exchange(publication.advertise_request, 0), {publication.writable()},
                    {.what = Outbox::Told::What::advertised, .id = about.id});
     }
     Membership& membership = publication.membership;
@@ -103,7 +102,8 @@ bool Bus::tell_publication(Client& client, Publication& publication, Outbox& out
         protocol::Members frame;
         frame.publication = about.id;
         bool blocked = false;
-        while (frame.attach.size() < protocol::kMembersPerFrameMax && membership.next() != nullptr) {
+        while (frame.attach.size() < protocol::kMembersPerFrameMax &&
+               membership.next() != nullptr) {
             if (!introduce(client.peer(membership.next()->reader),
                            protocol::kPeerCursor | protocol::kPeerDoorbell, 0, outbox)) {
                 blocked = true;

@@ -6,6 +6,7 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace ipcbus::client {
@@ -24,17 +25,30 @@ constexpr i64 kAnswerTimeoutNs = 10'000'000'000;
 constexpr i64 kAnswerSliceNs = 100'000'000;
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
+constexpr i64 kDefaultTryNs = 50'000'000;
 
 }  // namespace
 
 Result<std::unique_ptr<Bus>> Bus::connect(const BusOptions& options) {
     std::unique_ptr<Bus> bus(new Bus(options));
-    const std::string text =
-        options.address.empty() ? sys::default_address() : options.address;
-    bus->path_ = IPCBUS_TRY(sys::parse_address(text)).path;
     bus->fork_ = IPCBUS_TRY(sys::WipeOnFork::create());
-    IPCBUS_TRY(bus->open_link(options.timeout_ns, kAnswerTimeoutNs));
-    return bus;
+    const sys::Deadline deadline = sys::Deadline::after(options.timeout_ns);
+    for (;;) {
+        // Without an address there are two places where a daemon may come up: each is looked at
+        // again and again.
+        const bool given = !options.address.empty();
+        const std::string text = given ? options.address : sys::default_address();
+        bus->path_ = IPCBUS_TRY(sys::parse_address(text)).path;
+        const i64 left_ns = deadline.remaining_ns();
+        const i64 try_ns = given ? left_ns : std::min(left_ns, kDefaultTryNs);
+        Result<void> opened = bus->open_link(try_ns, kAnswerTimeoutNs);
+        if (opened.ok()) {
+            return bus;
+        }
+        if (opened.error().code != ECONNREFUSED || deadline.passed()) {
+            return std::move(opened.error());
+        }
+    }
 }
 
 Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {

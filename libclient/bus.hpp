@@ -147,7 +147,7 @@ private:
     sys::Result<void> open_link(i64 connect_timeout_ns, i64 answer_timeout_ns);
 
     BusOptions options_;
-    std::string path_;
+    std::string path_;  ///< of the first connection: a later one is never to another bus
     sys::WipeOnFork fork_;
 
     std::mutex mutex_;

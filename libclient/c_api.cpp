@@ -203,7 +203,8 @@ int ipcbus_publish_to(ipcbus_publisher* publisher, const char* topic, const void
 
 int64_t ipcbus_publish_many(ipcbus_publisher* publisher, const struct ipcbus_buffer* messages,
                             size_t count) {
-    return guarded([&]() -> int64_t { return publisher->publisher->publish_many(messages, count); });
+    return guarded(
+        [&]() -> int64_t { return publisher->publisher->publish_many(messages, count); });
 }
 
 int ipcbus_claim(ipcbus_publisher* publisher, size_t size, void** ret_data) {

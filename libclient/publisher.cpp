@@ -29,8 +29,9 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
     std::size_t topic_bytes = 0;
     if (filter_) {
         if (!protocol::valid_topic(topic) || !protocol::topic_matches(topic_, topic)) {
-            return failed(EINVAL, "a message under '" + topic_ + "' must name a topic of it, not '" +
-                                      std::string(topic) + "'");
+            return failed(EINVAL, "a message under '" + topic_ +
+                                      "' must name a topic of it, not '" + std::string(topic) +
+                                      "'");
         }
         topic_bytes = topic.size();
     } else if (!topic.empty() && topic != topic_) {
@@ -134,8 +135,8 @@ int Publisher::commit(std::size_t bytes) {
         return failed(ENOENT, "nothing is claimed");
     }
     if (bytes > claimed_bytes_) {
-        return failed(EINVAL, "only " + std::to_string(claimed_bytes_) + " bytes were claimed, not " +
-                                  std::to_string(bytes));
+        return failed(EINVAL, "only " + std::to_string(claimed_bytes_) +
+                                  " bytes were claimed, not " + std::to_string(bytes));
     }
     claimed_ = false;
     ring_->commit(claimed_topic_bytes_, static_cast<u32>(bytes));

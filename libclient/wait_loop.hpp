@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a thread of this client waits for messages: looks, spins for as long as that has paid, then
-// sleeps in slices. Shared by a subscriber that waits for itself and by a set. One thread at a time.
+// sleeps in slices. Shared by a subscriber that waits for itself and a set. One thread at a time.
 #pragma once
 
 #include "bus.hpp"

@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -207,7 +206,8 @@ Result<CatOptions> parse_cat_options(std::span<char* const> arguments) {
 std::string cat_help() {
     return std::string(
                "ipcbus-cat [OPTION]... [-t] TOPIC...    write messages of topics to stdout\n"
-               "A topic may have wildcards: + is one level, # all the rest ('plant/+/temp').\n\n"
+               "  -t, --topic TOPIC      a topic, as an option. It may have wildcards: + is one\n"
+               "                         level, # all the rest ('plant/+/temp')\n"
                "How many, how long (D: 500ms, 2s, 1.5):\n"
                "  -C, --count N          end after N messages\n"
                "  -W, --timeout D        give up after D: exit 124\n"

@@ -171,7 +171,8 @@ Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
 
 std::string pub_help() {
     return std::string(
-               "ipcbus-pub [OPTION]... [-t] TOPIC    publish messages to a topic of the bus\n\n"
+               "ipcbus-pub [OPTION]... [-t] TOPIC    publish messages to a topic of the bus\n"
+               "  -t, --topic TOPIC      the topic, as an option\n"
                "What to publish, one of:\n"
                "  -l, --lines       a message a line of stdin (the default)\n"
                "  -0, --null        the same, ended by NUL bytes instead\n"

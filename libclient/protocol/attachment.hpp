@@ -89,7 +89,7 @@ public:
         }
     }
 
-    /// For statistics. relaxed: counters that only this thread writes, read by the daemon.
+    /// For whoever looks at the page. relaxed: counters that only this thread writes.
     void count_received(u64 messages) { count(words_.slot->received, messages); }
     void count_lost(u64 messages) { count(words_.slot->lost, messages); }
 

@@ -40,8 +40,8 @@
 //     that the word of a record is never zero. Stored last, with release.
 //     A closed ring ends in a word with the flag `closed` where the terminator stood.
 //
-// TRUST. A ring is hostile input to its readers and to the daemon; a cursor page is hostile input to
-// publishers and to the daemon; a doorbell page is anybody's; a mailbox is believed by its client,
+// TRUST. A ring is hostile input to its readers and to the daemon; a cursor page is hostile input
+// to publishers and to the daemon; a doorbell page is anybody's; a mailbox is believed by its client,
 // since only the daemon and that client itself can write it. Geometry is never read from shared
 // memory: it comes with the daemon's frames. A word is loaded once into a local, checked, and the
 // local is used. Zeroed memory is a valid cursor page, doorbell page and mailbox.
@@ -73,8 +73,8 @@ inline constexpr u32 kLayoutVersion = 1;
 /// "ipcbring", so that a dump or a core file tells what it is.
 inline constexpr u64 kRingMagic = 0x676e697262637069;
 
-/// The first page of a ring. One line per pattern of use; all but the first written by the publisher
-/// alone. The first is written by the daemon before the publisher gets the ring, for people and
+/// The first page of a ring. One line per pattern of use; all but the first written by the
+/// publisher alone. The first is written by the daemon before the publisher gets the ring, for people and
 /// debuggers: no program takes its geometry from here.
 struct RingHeader {
     // Line 0: what this is. Constant.
@@ -103,7 +103,7 @@ struct RingHeader {
     /// Position of the newest record, 0: none yet.
     alignas(kCacheLine) std::atomic<u64> newest;
 
-    // Lines 3 and 4: mark i is the first record boundary in the i-th sixteenth of the ring, 0: none.
+    // Lines 3, 4: mark i is the first record boundary in the i-th sixteenth of the ring, 0: none.
     alignas(kCacheLine) std::atomic<u64> marks[kMarks];
 };
 

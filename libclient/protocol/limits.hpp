@@ -14,7 +14,7 @@ namespace ipcbus::protocol {
 inline constexpr std::size_t kCacheLine = 64;
 inline constexpr std::size_t kPageBytes = 4096;
 
-/// A ring's data, bytes; a power of two. The lower bound leaves room for reply rings of one page.
+/// A ring's data, bytes; a power of two. The lower bound is one page.
 inline constexpr std::uint64_t kRingBytesMin = 4096;
 inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
 

@@ -114,7 +114,7 @@ private:
         const RecordHeader& header = header_at(position);
         // [R1] acquire: everything of the record. Pairs with [W8].
         const u64 word = header.word.load(std::memory_order_acquire);
-        if (word == 0) {
+        if (word == 0) {  // [R2] empty only if not overtaken
             return intact(position) ? Look::empty : Look::lapped;
         }
         // relaxed: ordered by the word when it is a record's; checked by intact() when not.

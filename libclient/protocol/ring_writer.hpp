@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RingWriter: the publisher's side of one ring. Owned by one publication and used by one thread at a
-// time; the only writer of that ring's memory. Works over any mirrored span: no daemon needed.
+// RingWriter: the publisher's side of one ring. Owned by one publication and used by one thread at
+// a time; the only writer of that ring's memory. Works over any mirrored span: no daemon needed.
 //
 // THE WORDS                written by            order
 //   record word            writer                release [W8], after everything of the record
-//   record sequence        writer                relaxed, before the word (it stood in the terminator)
+//   record sequence        writer                relaxed, before the word (stood in the terminator)
 //   announced              writer, slow path     release [W3], then a full fence [W4]
 //   newest, marks          writer                release [W9] [W10], after the word
 //   wanted                 writer, when blocked  release, then a full fence (reader_table.hpp)
@@ -14,7 +14,7 @@
 // PUBLISHING record N at position p, of r bytes (header, topic, payload):
 //   [W0] p + r + 16 <= announced, the writer's own copy: fast path, go to [W6].
 //   [W1] smallest reliable cursor c, each loaded with acquire: what those readers have read may now
-//        be overwritten. Pairs with [R6] in ring_reader.hpp.
+//        be overwritten. Pairs with [R6] in attachment.hpp.
 //   [W2] a = min(max(announced + capacity/16, p + r + 16), c + capacity); below p + r + 16: full.
 //   [W3] store announced = a   [W4] full fence   [W5] look at attention: changed: take it in, so
 //        that the next raise counts the new readers' cursors. The room just raised is the writer's
@@ -25,8 +25,8 @@
 //   [W9] if p is the first boundary in its sixteenth: its mark = p   [W10] newest = p
 //   then reader_table.hpp: full fence, sleepers, round, attention.
 //
-// WHAT WOULD BREAK IT. Without room for the terminator in [W0] and [W2] it would land on the slowest
-// reader's own header, which then reads 0 = empty and sleeps while the writer is full and sleeps:
+// WHAT WOULD BREAK IT. Without room for the terminator in [W0] and [W2] it would land on the
+// slowest reader's own header, which then reads 0 = empty and sleeps while the writer is full and sleeps:
 //     W  fills up to exactly c + capacity          R  consumed nothing, looks at c
 //     W  terminator at c + capacity = offset of c  R  word is 0: empty; sleeps. Deadlock.
 // Without the fence [W4] a weakly ordered machine lets payload stores be seen before `announced`:
@@ -79,7 +79,7 @@ public:
     /// False: full, nothing has changed. After true, look at attention [W5].
     [[nodiscard]] bool raise(u64 bytes, u64 smallest);
 
-    /// Where the payload of the next record goes. Needs has_room().
+    /// [W6] Where the payload of the next record goes. Needs has_room().
     [[nodiscard]] std::byte* payload(u64 topic_bytes) const {
         return at(position_) + kRecordHeaderBytes + align_record(topic_bytes);
     }

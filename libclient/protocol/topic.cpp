@@ -44,7 +44,8 @@ const char* level_fault(std::string_view level, bool last, bool wildcards) {
             return "control characters are not allowed";
         }
         if (c == '+' || c == '#') {
-            return wildcards ? "a wildcard must be a whole level" : "wildcards are not allowed here";
+            return wildcards ? "a wildcard must be a whole level"
+                             : "wildcards are not allowed here";
         }
     }
     return "";

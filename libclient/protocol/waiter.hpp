@@ -12,7 +12,7 @@
 // WORDS            written by                             order
 //   bell           whoever rings: +1                      release; loaded first, [S1], acquire
 //   summary,       writers: fetch_or, bit before summary  taken by exchange, summary before words,
-//   activity         [P5] [P6]                              before the rings are looked at [A1] [A2]
+//   activity         [P5] [P6]                            before the rings are looked at [A1] [A2]
 //   parked         its reader alone                       relaxed [S2], published by [S4]
 //   asleep         its reader alone                       relaxed [S3], published by [S4]
 //   sleepers       readers: 1 [S4], release               its writer: exchange for 0 [P2], acquire
@@ -29,14 +29,17 @@
 //   [S8] nothing: FUTEX_WAIT(v)
 //   [S9] asleep = even
 //
+// AWAKE   [A1] exchange summary for 0, acquire   [A2] exchange each word that it names for 0,
+//         acquire; its attachments are active. Summary first: what is set after [A1] sets it again.
+//
 // Either the writer's [P2] sees our [S4], and then [P3] our [S2] (release, acquire), and it rings:
 // the bell has moved since [S1], so [S8] does not sleep. Or its [P2] came before our [S4]; then its
 // record came before its fence [P1], our look [S6] after ours [S5]: we see the record.
 //
 // WHAT WOULD BREAK IT:
-//   the bell read after the look    R looks: nothing | W publishes, rings | R reads the bell, sleeps
-//   one fence, but `sleepers` not   R parked (not yet visible), sleepers = 1 | W takes sleepers, sees
-//   last, on a weak machine         parked even, rings nobody | R looks: nothing, sleeps
+//   the bell read after the look    R looks: nothing | W publishes, rings | R reads bell, sleeps
+//   one fence, but `sleepers` not   R parked (not yet visible), sleepers = 1 | W takes sleepers,
+//   last, on a weak machine         sees parked even, rings nobody | R looks: nothing, sleeps
 //   the look ends at the first      R parks A and B | both publish before they can see sleepers |
 //   ring with news                  R finds A's, leaves B parked: B never rings for that record
 //   one episode twice               W remembers the episode it rang: the second parking is not rung

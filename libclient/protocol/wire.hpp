@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// THE CONTROL PROTOCOL: every frame that a client and the daemon exchange, one struct each. The
-// same on Unix sockets and TCP; specified in ipcbus-protocol(7), pinned by tests/unit/wire_test.cpp.
+// THE CONTROL PROTOCOL: every frame that a client and the daemon exchange, one struct each, over a
+// Unix stream socket; specified in ipcbus-protocol(7), pinned by tests/unit/wire_test.cpp.
 // Used by the daemon's one thread and, under the client's control lock, by the library. Encoding
 // and decoding are derived from one list of fields a frame (fields()), so they cannot disagree.
 //

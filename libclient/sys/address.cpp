@@ -122,7 +122,7 @@ UniqueFd lock_directory(const std::string& path) {
 }
 
 /// Whether a daemon stands behind a connection. One that was just killed still accepts until the
-/// kernel has torn it down, then hangs up; one that lives waits for us to speak, or refuses in words.
+/// kernel has torn it down, then hangs up; one that lives waits for us to speak, or says no.
 bool lives(int socket) {
     pollfd wait{socket, POLLIN, 0};
     char byte = 0;

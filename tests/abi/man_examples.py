@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The example programs of ipcbus(3) compile as they are printed, with all warnings, against the
-public headers alone. Usage: man_examples.py PAGE.scd "C COMPILER" "C++ COMPILER" INCLUDE_DIRECTORY..."""
+public headers alone.
+Usage: man_examples.py PAGE.scd "C COMPILER" "C++ COMPILER" INCLUDE_DIRECTORY..."""
 
 import re
 import subprocess

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The example of README.md, word for word from the first #include on: readme_example.sh compares the
-// two, and runs this against a bus of its own. One process, one thread.
+// The example of README.md, word for word from the first #include on: readme_example.sh compares
+// the two, and runs this against a bus of its own. One process, one thread.
 
 #include <ipcbus/ipcbus.hpp>
 #include <cstdio>

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# README.md quotes readme_example.cpp word for word, and the example says what README.md says that it
-# says. Arguments: README.md, readme_example.cpp, the program made of it, ipcbusd, ipcbus-pub.
+# README.md quotes readme_example.cpp word for word, and the example says what README.md says that
+# it says. Arguments: README.md, readme_example.cpp, the program made of it, ipcbusd, ipcbus-pub.
 set -eu
 readme=$1 source=$2 example=$3 ipcbusd=$4 pub=$5
 

@@ -9,7 +9,6 @@
 #include "sys/memfd.hpp"
 
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <cerrno>
 #include <set>
@@ -51,8 +50,8 @@ void publish(protocol::RingWriter& writer, const std::string& text) {
 
 std::string record_at(const sys::RingMapping& ring, u64 position) {
     const std::byte* record = ring.data() + (position & (ring.capacity() - 1));
-    const u64 word =
-        reinterpret_cast<const protocol::RecordHeader*>(record)->word.load(std::memory_order_acquire);
+    const auto* header = reinterpret_cast<const protocol::RecordHeader*>(record);
+    const u64 word = header->word.load(std::memory_order_acquire);
     return {reinterpret_cast<const char*>(record + protocol::kRecordHeaderBytes),
             protocol::word_payload_bytes(word)};
 }

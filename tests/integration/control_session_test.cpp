@@ -191,6 +191,47 @@ TEST_CASE("RESUME: a new connection takes the client over; with a wrong token it
     }
 }
 
+TEST_CASE("RESUME: what the old connection may have lost is told again, by the same ids") {
+    DaemonFixture daemon;
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
+    const auto resumed = [&](const RawClient& old) {
+        RawClient next(daemon.socket_path());
+        next.send(protocol::Resume{.client = old.welcome.client, .token = old.welcome.token});
+        CHECK(next.expect<protocol::Welcome>().resumed == 1);
+        return next;
+    };
+    const auto advertised = writer.advertise("a");
+    writer.mapped(advertised.publication);
+    writer.acknowledges = false;
+    reader.expect_nothing();
+    reader.acknowledges = false;
+    reader.subscribe("a");
+    (void)reader.expect<protocol::Peer>();
+    const auto attached = reader.expect<protocol::Attached>();
+    (void)writer.expect<protocol::Peer>();
+    const auto members = writer.expect<protocol::Members>();
+
+    RawClient next_reader = resumed(reader);
+    CHECK(next_reader.expect<protocol::Peer>().client == writer.welcome.client);
+    const auto again = next_reader.expect<protocol::Attached>();
+    CHECK(again.attachment == attached.attachment);
+    CHECK(again.start == attached.start);
+    RawClient next_writer = resumed(writer);
+    CHECK(next_writer.expect<protocol::Peer>().client == reader.welcome.client);
+    const auto members_again = next_writer.expect<protocol::Members>();
+    CHECK(members_again.number == members.number);
+    REQUIRE(members_again.attach.size() == 1);
+    CHECK(members_again.attach[0].attachment == attached.attachment);
+    next_writer.taken(members_again);
+    next_writer.expect_nothing();
+    // Nothing has ended for the other side.
+    next_reader.expect_nothing();
+    next_reader.send_with(protocol::Detached{attached.attachment}, 0);
+    (void)next_reader.expect<protocol::PeerGone>();
+    CHECK(next_writer.expect<protocol::Members>().detach == std::vector<u64>{attached.attachment});
+}
+
 TEST_CASE("a thousand connections leave nothing behind") {
     DaemonFixture daemon;
     RawClient watcher = RawClient::on_bus(daemon.socket_path(), "watcher");
@@ -212,9 +253,15 @@ TEST_CASE("a thousand connections leave nothing behind") {
     const std::size_t mappings = daemon.process().mapping_count();
     for (int i = 0; i < 1000; i++) {
         switch (i % 4) {
-            case 0: RawClient(daemon.socket_path()).send(protocol::Hello{}); break;
-            case 1: RawClient::on_bus(daemon.socket_path()).expect_nothing(); break;
-            default: one(true); break;
+        case 0:
+            RawClient(daemon.socket_path()).send(protocol::Hello{});
+            break;
+        case 1:
+            RawClient::on_bus(daemon.socket_path()).expect_nothing();
+            break;
+        default:
+            one(true);
+            break;
         }
     }
     // Each look is a request of the watcher and its answer: no time is waited for.
@@ -225,10 +272,10 @@ TEST_CASE("a thousand connections leave nothing behind") {
         }
         return measured();
     };
-    CHECK(settles(descriptors, [&] { return daemon.process().descriptor_count(); }) ==
-          descriptors);
+    CHECK(settles(descriptors, [&] { return daemon.process().descriptor_count(); }) == descriptors);
     // An allocator may keep some; a leak would be thousands.
-    CHECK(settles(mappings + 64, [&] { return daemon.process().mapping_count(); }) <= mappings + 64);
+    const auto count = [&] { return daemon.process().mapping_count(); };
+    CHECK(settles(mappings + 64, count) <= mappings + 64);
     // Without a word of farewell: this process may still map it all, and is remembered, once.
     for (int i = 0; i < 100; i++) {
         one(false);

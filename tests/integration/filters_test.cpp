@@ -173,7 +173,8 @@ TEST_CASE("names that are no topics or filters, and those that belong to the bus
     for (int i = 1; i < 32; i++) {
         deepest += "/1";
     }
-    for (const std::string& good : {longest, deepest, std::string("a b"), std::string("\xc3\xa9")}) {
+    for (const std::string& good :
+         {longest, deepest, std::string("a b"), std::string("\xc3\xa9")}) {
         INFO("topic ", good);
         const Subscriber subscriber = subscribe(bus, good);
         const Publisher publisher = advertise(bus, good);
@@ -182,8 +183,8 @@ TEST_CASE("names that are no topics or filters, and those that belong to the bus
     }
     for (const std::string& bad :
          {std::string(), too_long, deepest + "/1", std::string("a/#/b"), std::string("a#"),
-          std::string("a+/b"), std::string("a/b#"), std::string("a//b"), std::string("/a"), std::string("a/"),
-          std::string("a\nb")}) {
+          std::string("a+/b"), std::string("a/b#"), std::string("a//b"), std::string("/a"),
+          std::string("a/"), std::string("a\nb")}) {
         INFO("topic ", bad);
         ipcbus_publisher* publisher = nullptr;
         CHECK(ipcbus_advertise(bus.get(), bad.c_str(), nullptr, &publisher) == -EINVAL);

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include <cstddef>
-#include <cstring>
 #include <map>
 #include <set>
 #include <thread>

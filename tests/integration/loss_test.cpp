@@ -16,7 +16,6 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <cstring>
 
 using namespace ipcbus;
 using namespace ipcbus::test;

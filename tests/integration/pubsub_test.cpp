@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <map>
 
 using namespace ipcbus;
@@ -99,7 +98,7 @@ TEST_CASE("every size from 0 to the largest arrives as it was sent") {
     const Publisher publisher = advertise(bus, "sizes", 65536);
     const std::size_t largest = ipcbus_message_bytes_max(publisher.get());
     CHECK(ipcbus_ring_bytes(publisher.get()) == 65536);
-    CHECK(largest == protocol::record_bytes_max(65536) - protocol::kRecordHeaderBytes);
+    CHECK(largest == protocol::payload_bytes_max(65536));
     std::uint64_t sequence = 0;
     for (std::size_t bytes = 0; bytes <= largest; bytes += bytes < 600 ? 1 : 7) {
         there_and_back(publisher, subscriber, bytes, ++sequence);
@@ -123,7 +122,7 @@ TEST_CASE("a ring is as large as was asked for, and so are its messages") {
     SUBCASE("16 MiB ring") {
         const Publisher publisher = advertise(bus, "large/ring", 16 << 20);
         const std::size_t largest = ipcbus_message_bytes_max(publisher.get());
-        CHECK(largest == protocol::record_bytes_max(16 << 20) - protocol::kRecordHeaderBytes);
+        CHECK(largest == protocol::payload_bytes_max(16 << 20));
         for (std::uint64_t i = 1; i <= 9; i++) {
             there_and_back(publisher, subscriber, largest - i % 3, i);
         }

@@ -136,6 +136,7 @@ TEST_CASE("a stream goes on while the daemon is away, and over into the next one
     REQUIRE(stream->ready.wait(1));
     ChildProcess writer = ChildProcess::fork(
         [&] { return stream_out(daemon.address(), ring_bytes, *stream); });
+    int rounds_without_loss = 0;
     for (std::uint32_t round = 1; round <= 3; round++) {
         INFO("round ", round);
         REQUIRE(stream->received.wait(stream->received.value() + 2));
@@ -155,11 +156,17 @@ TEST_CASE("a stream goes on while the daemon is away, and over into the next one
         const Subscriber late = subscribe(bus, "stream/+", IPCBUS_LOSSY);
         const int result = receive(late).result;
         CHECK((result == 0 || result == -ESTALE));
+        // So the publication has moved; and what its reader missed shows with what comes next.
+        REQUIRE(stream->received.wait(stream->received.value() + 20));
+        rounds_without_loss += stream->lost == lost ? 1 : 0;
     }
     stream->over.raise();
     CHECK(writer.wait() == 0);
     CHECK(reader.wait() == 0);
-    MESSAGE(stream->published.load(), " published, ", stream->lost.load(), " lost on the way");
+    CHECK(stream->published > 200'000);
+    // A publication waits for its readers a while before it moves to the next daemon: nothing need
+    // be lost. On a machine that is too busy something may, once, and is told: see stream_in.
+    CHECK(rounds_without_loss >= 2);
 }
 
 TEST_CASE("an idle pair finds the new daemon, and each other") {

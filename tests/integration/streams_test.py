@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large streams through the real tools, from a pipe into a ring and out of it in other processes:
 every reader gets every line, in order, as sha256 says. With one reader and eight; with everybody
-stopped and continued at random; with readers that come and go; as lines and as messages of 0 bytes to
-16 MiB. A seed (IPCBUS_TEST_SEED) gives the same sizes and the same pauses again.
+stopped and continued at random; with readers that come and go; as lines and as messages of 0 bytes
+to 16 MiB. A seed (IPCBUS_TEST_SEED) gives the same sizes and the same pauses again.
 
 IPCBUS_TEST_LINES (default 1000000) and IPCBUS_TEST_MIB (default 128) say how much; the suite "long"
 runs 5,000,000 lines and 2 GiB.
@@ -184,7 +184,8 @@ class Streams(Case):
                 size = min(left, int(2 ** (self.random.random() * 24.0001)) - 1, 16 << 20)
                 if self.random.random() < 0.002:
                     size = min(left, 16 << 20)
-                yield struct.pack("<I", size) + (self.random.randbytes(64) * (size // 64 + 1))[:size]
+                payload = (self.random.randbytes(64) * (size // 64 + 1))[:size]
+                yield struct.pack("<I", size) + payload
                 left -= max(size, 1)
 
         reader = self.cat("--framed", "--idle", "5s", "--strict", "t")

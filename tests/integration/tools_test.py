@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""ipcbus-pub and ipcbus-cat as a shell script sees them: exit codes, stdout to the byte, one line on
-stderr, signals, and pipes that break. Against a private ipcbusd each test class (tool_case.py).
+"""ipcbus-pub and ipcbus-cat as a shell script sees them: exit codes, stdout to the byte, one line
+on stderr, signals, and pipes that break. Against a private ipcbusd each test class (tool_case.py).
 """
 
 import base64
@@ -86,7 +86,8 @@ class WithoutDaemon(Case):
                 self.assertDone(result)
                 self.assertRegex(result.out.decode(),
                                  r"\Aipcbus-(pub|cat) \d+\.\d+\.\d+\nlibrary \d+\.\d+\.\d+ "
-                                 r"\(compiled with \d+\.\d+\.\d+\), protocol \d+\.\d+, layout \d+\n\Z")
+                                 r"\(compiled with \d+\.\d+\.\d+\), "
+                                 r"protocol \d+\.\d+, layout \d+\n\Z")
 
     def test_stdout_that_cannot_be_written_is_an_error(self):
         with open("/dev/full", "wb") as full:

@@ -30,9 +30,9 @@ const pid_t test_process = ::getpid();
 
 bool is_documented(std::int64_t result) {
     static constexpr int kTable[] = {
-        EAGAIN,  ETIMEDOUT, EINTR,  ESTALE, EMSGSIZE, EPIPE,   ESHUTDOWN, ECONNREFUSED,
-        EACCES,  EDQUOT,    ENOSPC, EMFILE, ENOMEM,   EDEADLK, EBUSY,     ECHILD,
-        EINVAL,  ENOENT,    ENAMETOOLONG,   EPROTO,   EPROTONOSUPPORT};
+        EAGAIN, ETIMEDOUT, EINTR,  ESTALE,  EMSGSIZE, ESHUTDOWN,    ECONNREFUSED,
+        EACCES, EDQUOT,    ENOSPC, EMFILE,  ENOMEM,   EDEADLK,      EBUSY,
+        ECHILD, EINVAL,    ENOENT, EPROTO,  ENAMETOOLONG,           EPROTONOSUPPORT};
     return result >= 0 || std::any_of(std::begin(kTable), std::end(kTable),
                                       [result](int code) { return result == -code; });
 }

@@ -13,8 +13,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -150,8 +148,7 @@ std::size_t ChildProcess::wait_for_output(const std::string& text, std::size_t f
 }
 
 const std::string& ChildProcess::output() {
-    while (read_output(0)) {
-    }
+    while (read_output(0)) {}
     return output_;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DaemonFixture: a private ipcbusd with a directory, socket and configuration of its own; ready when
-// the constructor returns, ended and checked by the destructor. The program is the one that
+// DaemonFixture: a private ipcbusd with a directory, socket and configuration of its own; ready
+// when the constructor returns, ended and checked by the destructor. The program is the one that
 // IPCBUS_TEST_DAEMON names. Owned by one test, one thread.
 #pragma once
 

@@ -23,14 +23,15 @@ namespace {
 /// Descriptors that this frame comes with, by the protocol.
 std::size_t fds_of(const Incoming& incoming) {
     switch (incoming.header.type) {
-        case FrameType::welcome:
-            return decoded<protocol::Welcome>(incoming).resumed != 0 ? 0 : 3;
-        case FrameType::advertised:
-        case FrameType::attached: return 1;
-        case FrameType::peer:
-            return static_cast<std::size_t>(
-                std::popcount(decoded<protocol::Peer>(incoming).pages));
-        default: return 0;
+    case FrameType::welcome:
+        return decoded<protocol::Welcome>(incoming).resumed != 0 ? 0 : 3;
+    case FrameType::advertised:
+    case FrameType::attached:
+        return 1;
+    case FrameType::peer:
+        return static_cast<std::size_t>(std::popcount(decoded<protocol::Peer>(incoming).pages));
+    default:
+        return 0;
     }
 }
 
@@ -185,8 +186,8 @@ protocol::Subscribed RawClient::subscribe(const std::string& filter, protocol::R
 }
 
 u64 RawClient::attention(u32 index) const {
-    return reinterpret_cast<const protocol::MailboxPublication*>(
-               mailbox.data() + protocol::attention_offset(index))
+    return reinterpret_cast<const protocol::MailboxPublication*>(mailbox.data() +
+                                                                 protocol::attention_offset(index))
         ->attention.load(std::memory_order_acquire);
 }
 

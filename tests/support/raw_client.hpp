@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // RawClient: speaks the control protocol over a socket, frame by frame, without the library: so a
-// test can be as wrong or as hostile as it likes. Checks on the way that descriptors arrive with the
-// first byte of the frame that names them, and acknowledges them unless told not to. One test, one
-// thread.
+// test can be as wrong or as hostile as it likes. Checks on the way that descriptors arrive with
+// the first byte of the frame that names them, and acknowledges them unless told not to. One test,
+// one thread.
 #pragma once
 
 #include "child_process.hpp"
@@ -86,9 +86,8 @@ public:
 
     // One request and its answer.
     protocol::Advertised advertise(const std::string& topic, protocol::u64 ring_bytes = 65536);
-    protocol::Subscribed subscribe(
-        const std::string& filter,
-        protocol::ReaderMode mode = protocol::ReaderMode::reliable);
+    protocol::Subscribed subscribe(const std::string& filter,
+                                   protocol::ReaderMode mode = protocol::ReaderMode::reliable);
     void unsubscribe(const protocol::Subscribed& subscribed) {
         (void)answer<protocol::Done>(send(protocol::Unsubscribe{subscribed.subscription}));
     }
@@ -103,11 +102,11 @@ public:
     void close() { socket_.reset(); }
     [[nodiscard]] int socket() const { return socket_.get(); }
 
-    protocol::u64 request = 0;             ///< of the last expect()
-    std::vector<sys::UniqueFd> fds;        ///< of the last expect()
-    bool acknowledges = true;              ///< sends RECEIVED
+    protocol::u64 request = 0;       ///< of the last expect()
+    std::vector<sys::UniqueFd> fds;  ///< of the last expect()
+    bool acknowledges = true;        ///< sends RECEIVED
     protocol::Welcome welcome;
-    std::vector<sys::UniqueFd> own_fds;    ///< cursor page, doorbell page, mailbox
+    std::vector<sys::UniqueFd> own_fds;  ///< cursor page, doorbell page, mailbox
     sys::Mapping cursor;
     sys::Mapping doorbell;
     sys::Mapping mailbox;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A publication and its readers without a daemon, for tests with threads. TestPublication belongs to
-// the thread that publishes, and plays the daemon for those that join and leave; TestReader belongs
-// to the thread that reads. Both watch for wake-ups that were lost: sleeps are bounded, so a lost
-// one is no more than late, and a test that only waits would never see it.
+// A publication and its readers without a daemon, for tests with threads. TestPublication belongs
+// to the thread that publishes, and plays the daemon for those that join and leave; TestReader
+// belongs to the thread that reads. Both watch for wake-ups that were lost: sleeps are bounded, so
+// a lost one is no more than late, and a test that only waits would never see it.
 #pragma once
 
 #include "protocol/join.hpp"

@@ -264,7 +264,8 @@ inline void publish_over(protocol::RingWriter& writer, u64 bytes) {
 
 /// One receive, as the library does it: look, copy, check, go on. A record's payload is then in
 /// `ret_payload`, and is one that the reader may believe.
-inline protocol::RingReader::Look receive(protocol::RingReader& reader, protocol::Record& ret_record,
+inline protocol::RingReader::Look receive(protocol::RingReader& reader,
+                                          protocol::Record& ret_record,
                                           std::vector<std::byte>& ret_payload) {
     using Look = protocol::RingReader::Look;
     const Look look = reader.look(ret_record);

@@ -30,7 +30,8 @@ Status drain(FrameReader& reader, std::vector<Cut>& ret_cuts) {
         if (status != Status::frame) {
             return status;
         }
-        ret_cuts.push_back({header.bytes, header.type, header.request, {fields.begin(), fields.end()}});
+        ret_cuts.push_back(
+            {header.bytes, header.type, header.request, {fields.begin(), fields.end()}});
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: whoever joins a running publication begins at the right record, loses none from there on and
-// is never left asleep; whoever leaves holds nobody back; a slot may be used again. Method: a
+// Goal: whoever joins a running publication begins at the right record, loses none from there on
+// and is never left asleep; whoever leaves holds nobody back; a slot may be used again. Method: a
 // publisher that hardly pauses, threads that come and go, the daemon's part played by the test
 // (test_publication.hpp). For ThreadSanitizer, too.
 #include "protocol/join.hpp"
@@ -93,19 +93,19 @@ TEST_CASE("joining and leaving while records are published") {
         const sys::Deadline deadline =
             sys::Deadline::after(static_cast<i64>(race_seconds(0.7) * 1e9));
         std::array<Comings, 2> comings;
-        std::atomic<u32> here{2};
+        std::atomic<u32> present{2};
         std::vector<std::thread> threads;
         for (u32 i = 0; i < 2; i++) {
             threads.emplace_back([&, i] {
                 const OnCpu here(1);
                 come_and_go(publication, i == 0 ? first : second, seed + i, deadline, comings[i]);
-                here--;
+                present--;
             });
         }
         const OnCpu here(0);
         std::mt19937 random(seed + 100);
         u64 refused = 0;
-        while (here.load() != 0) {
+        while (present.load() != 0) {
             const u64 most = random() % 20 == 0 ? capacity / 4 : 100;
             refused += publication.publish(random() % most) == Status::ok ? 0 : 1;
             if (random() % 8 == 0) {

@@ -6,7 +6,6 @@
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <list>
 #include <random>
 #include <set>
@@ -31,9 +30,9 @@ protocol::Members frame_of(Membership& membership, std::size_t attach_max = 256)
 
 struct Model {
     Membership membership;
-    std::list<Attachment> all;   ///< those whose objects live
-    std::set<Id> members;        ///< what the writer counts
-    std::set<Id> wanted;         ///< what is attached
+    std::list<Attachment> all;  ///< those whose objects live
+    std::set<Id> members;       ///< what the writer counts
+    std::set<Id> wanted;        ///< what is attached
     Id next_id = 1;
 
     Attachment& attach() {
@@ -147,41 +146,43 @@ TEST_CASE("random histories: the writer ends with the members there are") {
     std::vector<protocol::Members> under_way;
     for (int step = 0; step < 20000; step++) {
         switch (random() % 8) {
-            case 0:
-            case 1: model.attach(); break;
-            case 2:
-            case 3:
-                for (Attachment& attachment : model.all) {
-                    if (model.wanted.count(attachment.id) != 0 && random() % 3 == 0) {
-                        model.detach(attachment);
-                        break;
-                    }
+        case 0:
+        case 1:
+            model.attach();
+            break;
+        case 2:
+        case 3:
+            for (Attachment& attachment : model.all) {
+                if (model.wanted.count(attachment.id) != 0 && random() % 3 == 0) {
+                    model.detach(attachment);
+                    break;
                 }
-                break;
-            case 4:
-            case 5:
-                if (model.membership.due()) {
-                    under_way.push_back(frame_of(model.membership, 1 + random() % 4));
+            }
+            break;
+        case 4:
+        case 5:
+            if (model.membership.due()) {
+                under_way.push_back(frame_of(model.membership, 1 + random() % 4));
+            }
+            break;
+        case 6:
+            if (!under_way.empty()) {
+                model.read(under_way.front());
+                model.take(under_way.front().number);
+                under_way.erase(under_way.begin());
+            }
+            break;
+        default:
+            // The connection breaks: some frames were read, none of them acknowledged.
+            if (random() % 20 == 0) {
+                const std::size_t read = random() % (under_way.size() + 1);
+                for (std::size_t i = 0; i < read; i++) {
+                    model.read(under_way[i]);
                 }
-                break;
-            case 6:
-                if (!under_way.empty()) {
-                    model.read(under_way.front());
-                    model.take(under_way.front().number);
-                    under_way.erase(under_way.begin());
-                }
-                break;
-            default:
-                // The connection breaks: some frames were read, none of them acknowledged.
-                if (random() % 20 == 0) {
-                    const std::size_t read = random() % (under_way.size() + 1);
-                    for (std::size_t i = 0; i < read; i++) {
-                        model.read(under_way[i]);
-                    }
-                    under_way.clear();
-                    model.membership.tell_again();
-                }
-                break;
+                under_way.clear();
+                model.membership.tell_again();
+            }
+            break;
         }
     }
     while (!under_way.empty() || model.membership.due()) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: nothing that a publisher writes into its ring makes a reader leave the mapping, loop without
-// end or crash; a lie that can be told from a lap is told. Method: lies one by one, then noise in
-// every word, standing still and under the reader's eyes. Run it under AddressSanitizer, too.
+// Goal: nothing that a publisher writes into its ring makes a reader leave the mapping, loop
+// without end or crash; a lie that can be told from a lap is told. Method: lies one by one, then
+// noise in every word, standing still and under the reader's eyes. Run it under AddressSanitizer,
+// too.
 #include "protocol/ring_reader.hpp"
 
 #include "test_ring.hpp"

@@ -60,7 +60,8 @@ TEST_CASE("every size at every place, there and back") {
                 publish_over(writer, bytes);
                 const bool good = receive(reader, record, payload) == Look::record &&
                                   record.sequence == sequence && payload.size() == bytes &&
-                                  record.topic_bytes == 0 && is_filled(payload.data(), sequence, bytes) &&
+                                  record.topic_bytes == 0 &&
+                                  is_filled(payload.data(), sequence, bytes) &&
                                   reader.position() == writer.position() &&
                                   reader.look(record) == Look::empty;
                 wrong += good ? 0 : 1;
@@ -106,7 +107,8 @@ TEST_CASE("a full ring leaves room for the terminator, at every place and for ev
             RingWriter::format(ring.writable(), ring.origin(), 1, 7, ring.record_max());
             RingWriter writer = ring.writer();
             u64 written = 0;
-            while (written < kCapacity && publish(writer, bytes - kRecordHeaderBytes, ring.origin())) {
+            while (written < kCapacity &&
+                   publish(writer, bytes - kRecordHeaderBytes, ring.origin())) {
                 written++;
             }
             // As many as fit with a terminator behind them, and not one more.

@@ -89,7 +89,7 @@ struct ipcbus_connect_options {
     /* "unix:/path". NULL: $IPCBUS_ADDRESS; then $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there;
      * then /run/ipcbus/bus.sock. Copied. */
     const char *address;
-    /* What the client calls itself in logs and statistics, at most 64 bytes. NULL: the name of the
+    /* What the client calls itself in the daemon's log, at most 64 bytes. NULL: the name of the
      * program. Copied. */
     const char *name;
     /* How long to try, ns; also when nobody listens yet. 0: once, and 5 s for the answer. */
@@ -199,12 +199,13 @@ IPCBUS_EXPORT int ipcbus_abort(ipcbus_publisher *publisher);
 /* Attached readers at this moment: one load. */
 IPCBUS_EXPORT uint32_t ipcbus_subscriber_count(const ipcbus_publisher *publisher);
 
-/* Waits until at least `count` readers are attached. -ETIMEDOUT, -EAGAIN, -EINTR, -ESHUTDOWN, -EBUSY
- * (a claim is open). */
+/* Waits until at least `count` readers are attached. -ETIMEDOUT, -EAGAIN, -EINTR, -ESHUTDOWN,
+ * -EBUSY (a claim is open). */
 IPCBUS_EXPORT int ipcbus_wait_subscribers(ipcbus_publisher *publisher, uint32_t count,
                                           int64_t timeout_ns);
 
-/* Largest message of this publication, bytes; under a filter also its topic takes room. */
+/* Largest message of this publication, bytes: a quarter of its ring, or less where
+ * message_bytes_max or the configuration says so. */
 IPCBUS_EXPORT size_t ipcbus_message_bytes_max(const ipcbus_publisher *publisher);
 /* Bytes of its ring. */
 IPCBUS_EXPORT uint64_t ipcbus_ring_bytes(const ipcbus_publisher *publisher);
@@ -290,7 +291,7 @@ IPCBUS_EXPORT uint64_t ipcbus_lost(const ipcbus_subscriber *subscriber);
 /* Publications attached right now. */
 IPCBUS_EXPORT uint32_t ipcbus_publication_count(const ipcbus_subscriber *subscriber);
 
-/* ------------------------------------------------------------------- waiting for several at once */
+/* ------------------------------------------------------------------ waiting for several at once */
 
 /* A set of subscribers of one client, for one thread. The caller owns *ret_set. */
 IPCBUS_EXPORT int ipcbus_set_create(ipcbus_bus *bus, ipcbus_set **ret_set);

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// See fair_queue.hpp.
+#include "fair_queue.hpp"
+
+#include <algorithm>
+
+namespace ipcbus::daemon {
+
+Session* FairQueue::take() {
+    if (waiting_.empty()) {
+        return nullptr;
+    }
+    auto next = waiting_.upper_bound(last_);
+    if (next == waiting_.end()) {
+        next = waiting_.begin();
+    }
+    last_ = next->first;
+    Session* session = next->second.front();
+    next->second.pop_front();
+    if (next->second.empty()) {
+        waiting_.erase(next);
+    }
+    return session;
+}
+
+void FairQueue::remove(uid_t uid, const Session& session) {
+    const auto found = waiting_.find(uid);
+    if (found == waiting_.end()) {
+        return;
+    }
+    std::erase(found->second, &session);
+    if (found->second.empty()) {
+        waiting_.erase(found);
+    }
+}
+
+}  // namespace ipcbus::daemon
