@@ -67,10 +67,10 @@ struct CountedLimits {
 struct LimitsConfig {
     CountedLimits total;
     CountedLimits per_uid;
-    std::uint64_t attachments_per_client = 16384;
+    std::uint64_t attachments_per_client = 32768;
     std::uint64_t waiters_per_client = 4096;
     /// Replies that a client asked for and has not read; more and it is disconnected.
-    std::uint64_t unread_reply_bytes = std::uint64_t{1} << 20;
+    std::uint64_t unread_reply_bytes = std::uint64_t{64} << 10;
     std::uint64_t drain_timeout_ns = 5'000'000'000;
 };
 

@@ -162,7 +162,7 @@ void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> f
                 return;
             }
             hand_over(publications_, frame.publication, header, fields);
-            link_->send(protocol::Taken{frame.publication, frame.number}, link_->next_request());
+            link_->send(protocol::Taken{frame.publication, frame.number}, Link::next_request());
             return;
         }
         case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;

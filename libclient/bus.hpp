@@ -51,6 +51,26 @@ struct BusOptions {
 };
 
 class Bus {
+    /// A request on its way; known to the bus for as long as it lives, under the lock.
+    struct Pending {
+        Pending(Bus& bus, u64 number) : bus_(bus), number_(number) {
+            bus_.pending_.emplace(number_, this);
+        }
+        ~Pending() { bus_.pending_.erase(number_); }
+        Pending(const Pending&) = delete;
+        Pending& operator=(const Pending&) = delete;
+
+        [[nodiscard]] u64 number() const { return number_; }
+
+        bool done = false;
+        FrameSink* sink = nullptr;
+        Answer answer;
+
+    private:
+        Bus& bus_;
+        u64 number_;
+    };
+
 public:
     using Lock = std::unique_lock<std::mutex>;
     enum class State { connected, orphaned, closed };
@@ -74,14 +94,20 @@ public:
     /// The present link. Under the lock.
     [[nodiscard]] std::shared_ptr<Link> link(const Lock&) const { return link_; }
 
-    /// Sends a request on the present link and waits for its answer. `sink`, if given, is the
-    /// handle that ADVERTISED or SUBSCRIBED makes known before any later frame is handed out.
-    /// Errors: the daemon's refusal; ESHUTDOWN when the connection is lost.
+    /// Sends a request on `link` and waits for its answer. `sink`, if given, is the handle that
+    /// ADVERTISED or SUBSCRIBED makes known before any later frame is handed out. Errors: the
+    /// daemon's refusal; ESHUTDOWN when that connection is lost.
     template <class Frame>
-    [[nodiscard]] sys::Result<Answer> request(const Frame& frame, FrameSink* sink = nullptr) {
+    [[nodiscard]] sys::Result<Answer> request(const std::shared_ptr<Link>& link,
+                                              const Frame& frame, FrameSink* sink = nullptr) {
         Lock guard = lock();
-        return answer_to(guard, sink,
-                         [&frame](Link& link, u64 number) { link.send(frame, number); });
+        if (link != link_ || lost()) {
+            return sys::fail(ESHUTDOWN, "the connection to the daemon is lost");
+        }
+        Pending pending(*this, Link::next_request());
+        pending.sink = sink;
+        link->send(frame, pending.number());
+        return await(guard, link, pending);
     }
 
     /// Reads and hands out what is there, without waiting. Cheap when nothing is. Notices a
@@ -109,34 +135,7 @@ public:
     void close_handles();
 
 private:
-    /// A request on its way; known to the bus for as long as it lives, under the lock.
-    struct Pending {
-        Pending(Bus& bus, u64 number) : bus_(bus), number_(number) {
-            bus_.pending_.emplace(number_, this);
-        }
-        ~Pending() { bus_.pending_.erase(number_); }
-        Pending(const Pending&) = delete;
-        Pending& operator=(const Pending&) = delete;
-
-        bool done = false;
-        FrameSink* sink = nullptr;
-        Answer answer;
-
-    private:
-        Bus& bus_;
-        u64 number_;
-    };
-
     explicit Bus(BusOptions options) : options_(std::move(options)) {}
-    template <class Send>
-    sys::Result<Answer> answer_to(Lock& guard, FrameSink* sink, Send&& send) {
-        const std::shared_ptr<Link> link = link_;
-        const u64 number = Link::next_request();
-        Pending pending(*this, number);
-        pending.sink = sink;
-        send(*link, number);
-        return await(guard, link, pending);
-    }
     sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending);
     void dispatch(const Lock&);
     void dispatch_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);

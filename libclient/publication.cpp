@@ -52,25 +52,30 @@ Result<std::unique_ptr<Publisher>> Publisher::create(Bus& bus, const std::string
     return publisher;
 }
 
-/// Gets a ring from the present daemon. A ring that is there already is closed: its readers drain
-/// it and find its successor by its lineage.
-Result<void> Publisher::advertise() {
-    Home home;
-    u64 generation = 0;
+/// ADVERTISE, as far as it is known before there is a waiter.
+Result<protocol::Advertise> Publisher::request() const {
     protocol::Advertise request;
     request.topic = topic_;
     request.ring_bytes = options_.ring_bytes;
-    request.record_bytes_max = 0;
-    if (options_.message_bytes_max != 0) {
+    request.lineage = lineage_;
+    request.first_sequence = ring_ == nullptr ? 1 : ring_->writer().sequence();
+    if (const u64 bytes = options_.message_bytes_max; bytes != 0) {
         const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
-        const u64 record = protocol::record_bytes(topic_bytes, options_.message_bytes_max);
-        if (options_.message_bytes_max > protocol::kRingBytesMax ||
-            record > protocol::record_bytes_max(protocol::kRingBytesMax)) {
-            return fail(EMSGSIZE, "no ring can hold messages of " +
-                                      std::to_string(options_.message_bytes_max) + " bytes");
+        if (bytes > protocol::payload_bytes_max(protocol::kRingBytesMax)) {
+            return fail(EMSGSIZE,
+                        "no ring can hold messages of " + std::to_string(bytes) + " bytes");
         }
-        request.record_bytes_max = static_cast<u32>(record);
+        request.record_bytes_max = static_cast<u32>(protocol::record_bytes(topic_bytes, bytes));
     }
+    return request;
+}
+
+/// Gets a ring from the present daemon. A ring that is there already is closed: its readers drain
+/// it and find its successor by its lineage.
+Result<void> Publisher::advertise() {
+    protocol::Advertise request = IPCBUS_TRY(this->request());
+    Home home;
+    u64 generation = 0;
     {
         const Bus::Lock guard = bus_.lock();
         generation = bus_.generation();
@@ -78,51 +83,13 @@ Result<void> Publisher::advertise() {
         home.waiter = IPCBUS_TRY(home.link->take_waiter());
     }
     request.waiter = home.waiter;
-    request.lineage = lineage_;
-    request.first_sequence = ring_ == nullptr ? 1 : ring_->writer().sequence();
-
-    const auto give_waiter = [&] {
+    Result<protocol::Advertised> granted = obtain(request, home);
+    if (!granted.ok()) {
         const Bus::Lock guard = bus_.lock();
         home.link->give_waiter(home.waiter);
-    };
-    Result<Answer> answered = bus_.request(request, this);
-    if (!answered.ok()) {
-        give_waiter();
-        return std::move(answered.error());
+        return std::move(granted.error());
     }
-    protocol::Advertised advertised;
-    const Answer& answer = answered.value();
-    if (answer.type != protocol::FrameType::advertised ||
-        !protocol::decode(std::span<const std::byte>(answer.fields), advertised) ||
-        advertised.ring_bytes > protocol::kRingBytesMax ||
-        advertised.record_bytes_max > protocol::record_bytes_max(advertised.ring_bytes) ||
-        advertised.index >= home.link->welcome().geometry.publications_max) {
-        give_waiter();
-        return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
-    }
-    Result<sys::RingMapping> memory =
-        sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, advertised.ring_bytes,
-                      sys::Access::read_write);
-    if (!memory.ok()) {
-        (void)bus_.request(protocol::Unadvertise{advertised.publication});
-        give_waiter();
-        return std::move(memory.error());
-    }
-    home.memory = std::move(memory).value();
-    home.publication = advertised.publication;
-    home.index = advertised.index;
-
-    const protocol::WritableRing ring{
-        reinterpret_cast<protocol::RingHeader*>(home.memory.header()), home.memory.data(),
-        advertised.ring_bytes};
-    const RingPublisher::Words words{
-        &home.link->mailbox(home.index), &home.link->publication(home.index),
-        &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
-    protocol::Control& control = *this;
-    auto next = std::make_unique<RingPublisher>(
-        protocol::RingWriter(ring, advertised.start, advertised.first_sequence,
-                             advertised.record_bytes_max),
-        words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
+    std::unique_ptr<RingPublisher> next = make_ring(granted.value(), home);
     if (ring_ != nullptr) {
         ring_->close();
     }
@@ -131,8 +98,47 @@ Result<void> Publisher::advertise() {
     peers_.clear();
     home_ = std::move(home);
     generation_ = generation;
-    home_.link->send(protocol::Mapped{home_.publication}, home_.link->next_request());
+    home_.link->send(protocol::Mapped{home_.publication}, Link::next_request());
     return {};
+}
+
+/// Asks for the ring and maps it into `home`.
+Result<protocol::Advertised> Publisher::obtain(const protocol::Advertise& request, Home& home) {
+    const Answer answer = IPCBUS_TRY(bus_.request(home.link, request, this));
+    protocol::Advertised granted;
+    if (answer.type != protocol::FrameType::advertised ||
+        !protocol::decode(std::span<const std::byte>(answer.fields), granted) ||
+        granted.ring_bytes > protocol::kRingBytesMax ||
+        granted.record_bytes_max > protocol::record_bytes_max(granted.ring_bytes) ||
+        granted.index >= home.link->welcome().geometry.publications_max) {
+        return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
+    }
+    Result<sys::RingMapping> memory =
+        sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, granted.ring_bytes,
+                      sys::Access::read_write);
+    if (!memory.ok()) {
+        (void)bus_.request(home.link, protocol::Unadvertise{granted.publication});
+        return std::move(memory.error());
+    }
+    home.memory = std::move(memory).value();
+    home.publication = granted.publication;
+    home.index = granted.index;
+    return granted;
+}
+
+std::unique_ptr<RingPublisher> Publisher::make_ring(const protocol::Advertised& granted,
+                                                    const Home& home) {
+    const protocol::WritableRing ring{
+        reinterpret_cast<protocol::RingHeader*>(home.memory.header()), home.memory.data(),
+        granted.ring_bytes};
+    const RingPublisher::Words words{
+        &home.link->mailbox(home.index), &home.link->publication(home.index),
+        &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
+    protocol::Control& control = *this;
+    return std::make_unique<RingPublisher>(
+        protocol::RingWriter(ring, granted.start, granted.first_sequence,
+                             granted.record_bytes_max),
+        words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
 }
 
 Publisher::~Publisher() {
@@ -151,7 +157,7 @@ Publisher::~Publisher() {
     }
     if (ring_ != nullptr && generation_ == bus_.generation() && !bus_.lost()) {
         try {
-            (void)bus_.request(protocol::Unadvertise{home_.publication});
+            (void)bus_.request(home_.link, protocol::Unadvertise{home_.publication});
         } catch (const std::exception&) {
             // out of memory: the daemon learns it when the connection ends
         }
@@ -232,7 +238,7 @@ void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
     const Bus::Lock guard = bus_.lock();
     home_.link->send(protocol::Complain{home_.publication, fault.attachment,
                                         static_cast<protocol::u8>(fault.complaint)},
-                     home_.link->next_request());
+                     Link::next_request());
 }
 
 bool Publisher::is_own(u64 attachment) {

@@ -54,9 +54,14 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
 }
 
 int Publisher::too_large(std::size_t bytes) const {
-    return failed(EMSGSIZE, "a message of " + std::to_string(bytes) + " bytes is larger than the " +
-                                std::to_string(message_bytes_max()) + " that a ring of " +
-                                std::to_string(ring_->writer().capacity()) +
+    const u64 capacity = ring_->writer().capacity();
+    const std::string text = "a message of " + std::to_string(bytes) +
+                             " bytes is larger than the " + std::to_string(message_bytes_max());
+    if (ring_->writer().record_bytes_limit() < protocol::record_bytes_max(capacity)) {
+        return failed(EMSGSIZE, text + " that were agreed on (message_bytes_max, or " +
+                                    "record_bytes_max in the configuration of the bus)");
+    }
+    return failed(EMSGSIZE, text + " that a ring of " + std::to_string(capacity) +
                                 " bytes takes: ask for a larger ring");
 }
 

@@ -46,6 +46,15 @@ public:
 private:
     Publisher(Bus& bus, std::string topic, const PublisherOptions& options);
 
+    /// What belongs to one ring; replaced as a whole when the publication moves to another.
+    struct Home {
+        std::shared_ptr<Link> link;
+        u32 waiter = 0;
+        u64 publication = 0;
+        u32 index = 0;
+        sys::RingMapping memory;
+    };
+
     // protocol::Control
     Heard take_in(u64 number) override;
     Heard look() override;
@@ -60,16 +69,11 @@ private:
     void look_at_daemon();
     void move(i64 now_ns);
     sys::FutexWait wait_for_members(u32 count, i64 timeout_ns);
+    [[nodiscard]] sys::Result<protocol::Advertise> request() const;
     sys::Result<void> advertise();
-
-    /// What belongs to one ring; replaced as a whole when the publication moves to another.
-    struct Home {
-        std::shared_ptr<Link> link;
-        u32 waiter = 0;
-        u64 publication = 0;
-        u32 index = 0;
-        sys::RingMapping memory;
-    };
+    sys::Result<protocol::Advertised> obtain(const protocol::Advertise& request, Home& home);
+    std::unique_ptr<protocol::RingPublisher> make_ring(const protocol::Advertised& granted,
+                                                       const Home& home);
 
     Bus& bus_;
     const std::string topic_;

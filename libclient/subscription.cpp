@@ -101,7 +101,7 @@ Result<void> Subscriber::subscribe() {
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
     }
     const Answer answer = IPCBUS_TRY(bus_.request(
-        protocol::Subscribe{filter_, static_cast<protocol::u8>(options_.mode)}, this));
+        link_, protocol::Subscribe{filter_, static_cast<protocol::u8>(options_.mode)}, this));
     protocol::Subscribed subscribed;
     if (answer.type != FrameType::subscribed ||
         !protocol::decode(std::span<const std::byte>(answer.fields), subscribed)) {
@@ -145,7 +145,7 @@ Subscriber::~Subscriber() {
     }
     if (subscription_ != 0 && generation_ == bus_.generation() && !bus_.lost()) {
         try {
-            (void)bus_.request(protocol::Unsubscribe{subscription_});
+            (void)bus_.request(link_, protocol::Unsubscribe{subscription_});
         } catch (const std::exception&) {
             // out of memory: the daemon learns it when the connection ends
         }
@@ -306,7 +306,7 @@ void Subscriber::attach(Delivery& delivery) {
                                 ? std::string("its publisher's pages cannot be mapped")
                                 : delivery.error.what);
             bus_.unroute_attachment(told.attachment);
-            link_->send(protocol::Detached{told.attachment}, link_->next_request());
+            link_->send(protocol::Detached{told.attachment}, Link::next_request());
             return;
         }
     }
@@ -350,7 +350,7 @@ void Subscriber::let_go(Attached& attached) {
         bus_.unroute_attachment(attached.id);
         attached.ring.reset();
         if (attached.link == link_ && !bus_.lost()) {
-            link_->send(protocol::Detached{attached.id}, link_->next_request());
+            link_->send(protocol::Detached{attached.id}, Link::next_request());
         }
     }
     std::erase_if(attachments_, [&](const auto& other) { return other.get() == &attached; });

@@ -41,10 +41,10 @@
 //     A closed ring ends in a word with the flag `closed` where the terminator stood.
 //
 // TRUST. A ring is hostile input to its readers and to the daemon; a cursor page is hostile input
-// to publishers and to the daemon; a doorbell page is anybody's; a mailbox is believed by its client,
-// since only the daemon and that client itself can write it. Geometry is never read from shared
-// memory: it comes with the daemon's frames. A word is loaded once into a local, checked, and the
-// local is used. Zeroed memory is a valid cursor page, doorbell page and mailbox.
+// to publishers and to the daemon; a doorbell page is anybody's; a mailbox is believed by its
+// client, since only the daemon and that client itself can write it. Geometry is never read from
+// shared memory: it comes with the daemon's frames. A word is loaded once into a local, checked,
+// and the local is used. Zeroed memory is a valid cursor page, doorbell page and mailbox.
 //
 // Only fixed-width types, and atomics of at most 8 bytes: a 16-byte atomic load faults on a
 // read-only mapping. Never std::atomic::wait: it uses futexes that are private to a process.
@@ -74,8 +74,8 @@ inline constexpr u32 kLayoutVersion = 1;
 inline constexpr u64 kRingMagic = 0x676e697262637069;
 
 /// The first page of a ring. One line per pattern of use; all but the first written by the
-/// publisher alone. The first is written by the daemon before the publisher gets the ring, for people and
-/// debuggers: no program takes its geometry from here.
+/// publisher alone. The first is written by the daemon before the publisher gets the ring, for
+/// people and debuggers: no program takes its geometry from here.
 struct RingHeader {
     // Line 0: what this is. Constant.
     u64 magic;

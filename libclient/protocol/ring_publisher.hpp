@@ -101,8 +101,6 @@ public:
     /// The membership number up to which the table is up to date; set by whoever fills the table.
     void set_taken(u64 number) { taken_ = number; }
     [[nodiscard]] u64 taken() const { return taken_; }
-    /// Another daemon, other mailbox: see publisher.cpp. And tests.
-    void set_stall_timeout(i64 ns) { stall_timeout_ns_ = ns; }
 
 private:
     /// A stall is this many slices without a move.

@@ -26,7 +26,7 @@
 //   then reader_table.hpp: full fence, sleepers, round, attention.
 //
 // WHAT WOULD BREAK IT. Without room for the terminator in [W0] and [W2] it would land on the
-// slowest reader's own header, which then reads 0 = empty and sleeps while the writer is full and sleeps:
+// slowest reader's own header, which then reads 0 = empty and sleeps while the writer is full:
 //     W  fills up to exactly c + capacity          R  consumed nothing, looks at c
 //     W  terminator at c + capacity = offset of c  R  word is 0: empty; sleeps. Deadlock.
 // Without the fence [W4] a weakly ordered machine lets payload stores be seen before `announced`:

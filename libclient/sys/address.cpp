@@ -25,6 +25,7 @@ namespace ipcbus::sys {
 namespace {
 
 constexpr int kDyingDaemonMs = 1000;
+constexpr int kDyingDaemonLooks = 100;
 constexpr std::string_view kUnixPrefix = "unix:";
 constexpr std::string_view kTcpPrefix = "tcp:";
 constexpr const char* kSystemSocket = IPCBUS_SYSTEM_SOCKET;
@@ -140,13 +141,13 @@ Result<void> remove_stale_socket(const sockaddr_un& address, const std::string& 
                                     " is there already and is not a socket: remove it, or "
                                     "choose another path");
     }
-    for (;;) {
+    for (int looks = 0;; looks++) {
         const Result<UniqueFd> answer = connect_once(address, Deadline::after(0), path);
-        if (answer.ok() ? lives(answer.value().get()) : answer.error().code != ECONNREFUSED) {
-            return fail(EADDRINUSE, path + " is in use: another daemon answers there");
-        }
-        if (!answer.ok()) {
+        if (!answer.ok() && answer.error().code == ECONNREFUSED) {
             break;
+        }
+        if (!answer.ok() || looks == kDyingDaemonLooks || lives(answer.value().get())) {
+            return fail(EADDRINUSE, path + " is in use: another daemon answers there");
         }
     }
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
@@ -173,6 +174,18 @@ Result<Address> parse_tcp(std::string_view text) {
     }
     return fail(EPROTONOSUPPORT, "tcp is not available in this version: \"" + std::string(text) +
                                      "\" (use unix:/PATH)");
+}
+
+/// The file gets the permissions that the socket has had since before: changing them by name could
+/// be led astray by whoever may rename things in that directory. The umask would take some away; it
+/// belongs to the whole process, which has one thread when it makes its listeners.
+int bind_as_is(int socket, const sockaddr_un& address) {
+    const mode_t before = ::umask(0);
+    const int code =
+        ::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0
+                                                                                         : errno;
+    (void)::umask(before);
+    return code;
 }
 
 }  // namespace
@@ -235,20 +248,18 @@ Result<UniqueFd> listen_unix(const std::string& path, unsigned mode, int backlog
         return fail_errno("socket");
     }
     const UniqueFd lock = lock_directory(path);
-    const auto* generic = reinterpret_cast<const sockaddr*>(&address);
-    if (::bind(socket.get(), generic, sizeof(address)) != 0) {
-        if (errno != EADDRINUSE) {
-            return fail_at(path, errno);
-        }
-        IPCBUS_TRY(remove_stale_socket(address, path));
-        if (::bind(socket.get(), generic, sizeof(address)) != 0) {
-            return fail_at(path, errno);
-        }
+    if (::fchmod(socket.get(), mode) != 0) {
+        return fail_errno("fchmod");
     }
-    // The permissions are set between bind and listen: until listen every connect is refused, so
-    // there is no moment at which the socket can be reached with the wrong ones, and the process's
-    // umask, which other threads share, stays as it is.
-    if (::chmod(path.c_str(), mode) != 0 || ::listen(socket.get(), backlog) != 0) {
+    if (const int code = bind_as_is(socket.get(), address); code == EADDRINUSE) {
+        IPCBUS_TRY(remove_stale_socket(address, path));
+        if (const int again = bind_as_is(socket.get(), address); again != 0) {
+            return fail_at(path, again);
+        }
+    } else if (code != 0) {
+        return fail_at(path, code);
+    }
+    if (::listen(socket.get(), backlog) != 0) {
         const int code = errno;
         (void)::unlink(path.c_str());
         return fail_at(path, code);

@@ -165,7 +165,12 @@ int honest_reader(const std::string& address, Scene& scene) {
     std::uint64_t numbers[2] = {0, 0};
     const Subscriber* const readers[2] = {&honest, &all};
     volatile char sink = 0;
+    std::int64_t longest_ns = 0;
+    std::int64_t last_ns = sys::monotonic_ns();
     for (;;) {
+        const std::int64_t now_ns = sys::monotonic_ns();
+        longest_ns = std::max(longest_ns, now_ns - last_ns);
+        last_ns = now_ns;
         for (int i = 0; i < 2; i++) {
             const Received got = receive(*readers[i], kMillisecondNs);
             if (got.ok() && got.topic == "honest/topic") {
@@ -173,9 +178,13 @@ int honest_reader(const std::string& address, Scene& scene) {
                 must_be(header.has_value(), "a torn message");
                 must_be(header->number == ++numbers[i], "a hole, or not in order");
             } else {
+                must_be(got.result != -ESTALE || got.topic != "honest/topic",
+                        "reader " + std::to_string(i) + " lost " +
+                            std::to_string(got.message.lost) + " honest messages; it has been away "
+                            "for " + std::to_string(longest_ns / kMillisecondNs) + " ms at the most");
                 scene.of_the_hostile += got.ok() ? 1 : 0;
                 must_be(got.ok() || got.result == -ETIMEDOUT || got.result == -ESTALE ||
-                            got.result == -EPROTO,
+                            got.result == -EPROTO || got.result == -EPROTONOSUPPORT,
                         "receive: " + std::to_string(got.result) + " " + ipcbus_last_error());
             }
         }

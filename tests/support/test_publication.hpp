@@ -16,6 +16,9 @@
 
 namespace ipcbus::test {
 
+/// What is waited for in a test with threads comes within this time, or never.
+inline constexpr i64 kPatienceNs = 10'000'000'000;
+
 class TestPublication : public protocol::Control {
 public:
     using Status = protocol::RingPublisher::Status;
@@ -63,7 +66,7 @@ public:
         }
         finished_.store(last, std::memory_order_seq_cst);
     }
-    Status publish(u64 bytes, i64 timeout_ns = -1) {
+    Status publish(u64 bytes, i64 timeout_ns = kPatienceNs) {
         const Status status = prepare(bytes, timeout_ns);
         finish();
         return status;
@@ -417,16 +420,21 @@ private:
     cpu_set_t before_;
 };
 
-/// Spins for as long as `condition` does not hold, then gives the CPU away: there may be but one.
+/// Waits for `condition`; gives the CPU away after a while, since there may be but one, and gives up
+/// when it never comes true.
 template <class Condition>
-void wait_for(Condition&& condition) {
+bool wait_for(Condition&& condition) {
+    const sys::Deadline deadline = sys::Deadline::after(kPatienceNs);
     for (unsigned turns = 0; !condition(); turns++) {
         if (turns < 4000) {
             protocol::cpu_relax();
+        } else if (deadline.passed()) {
+            return false;
         } else {
             (void)::sched_yield();
         }
     }
+    return true;
 }
 
 }  // namespace ipcbus::test

@@ -350,6 +350,36 @@ TEST_CASE("every bit there is, once") {
     scene.waiter.remove(other);
 }
 
+TEST_CASE("waiting for one source of several: the others are left as they are") {
+    Scene scene;
+    Scene::Line& wanted = scene.add(3);
+    Source other;
+    scene.waiter.add(other);
+    scene.lines.emplace_back(scene, 4);
+    Scene::Line& unwanted = scene.lines.back();
+    scene.waiter.attach(other, unwanted.attachment);
+
+    unwanted.publish();  // active, with news, and nobody's business now
+    CHECK(scene.waiter.sleep(60'000 * kMs, scene.nowhere, &scene.source) == Slept::timed_out);
+    CHECK(wanted.attachment.parked());
+    CHECK_FALSE(unwanted.attachment.parked());
+    CHECK(other.active_count() == 1);
+    Hook hook([&] {
+        unwanted.publish();
+        wanted.publish();
+        return false;
+    });
+    CHECK(scene.waiter.sleep(60'000 * kMs, hook, &scene.source) == Slept::news);
+    scene.waiter.take_activity();
+    CHECK(wanted.read());
+    CHECK_FALSE(wanted.read());
+    // For all of them: what was left unread is news.
+    CHECK(scene.waiter.sleep(60'000 * kMs, scene.nowhere) == Slept::news);
+    CHECK(unwanted.read());
+    CHECK(unwanted.read());
+    scene.waiter.remove(other);
+}
+
 TEST_CASE("a source moves to another waiter and back, parked or not") {
     Scene scene;
     Scene::Line& parked = scene.add(3);

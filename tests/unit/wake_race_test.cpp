@@ -116,7 +116,8 @@ TEST_CASE("a blocking publisher and sleeping readers: all, once, in order, nobod
             // Now and then many records share one fence; now and then there is a pause.
             u64 batch = random() % 16 == 0 ? random() % 20 : 1;
             for (; batch != 0; batch--, published++) {
-                const Status status = publication.prepare(random() % setting.payload_max, -1);
+                const Status status =
+                    publication.prepare(random() % setting.payload_max, kPatienceNs);
                 refused += status == Status::ok ? 0 : 1;
             }
             publication.finish();
@@ -156,16 +157,18 @@ TEST_CASE("one record, then silence until it has been read: the writer says noth
         const OnCpu here(0);
         const sys::Deadline deadline = until(0.6);
         u64 published = 0;
+        u64 late = 0;
         while (!deadline.passed()) {
             const u64 turns = random() % (random() % 16 == 0 ? 20000 : 1500);
             published += publication.publish(random() % 40) == Status::ok ? 1 : 0;
             for (const TestReader::Attached* reader : attached) {
-                wait_for([&] { return reader->last.load(std::memory_order_acquire) == published; });
+                late += wait_for([&] { return reader->last.load() == published; }) ? 0 : 1;
             }
             short_delay(turns);
         }
         publication.publisher().close();
         readers.finish();
+        CHECK(late == 0);
         for (std::size_t i = 0; i < readers.size(); i++) {
             CHECK(readers[i].attached()[0]->received == published);
             CHECK(readers[i].wrong() == 0);
