@@ -72,6 +72,16 @@ void Broker::reload_config() {
     }
     notify_reloading();
     ReloadOutcome outcome = reload(options_, config_, look_around());
+    // The log first: it is what can still fail. And also when the reload is refused: SIGHUP is how
+    // a log file is rotated.
+    if (auto opened = log_open(outcome.config ? outcome.config->log : config_.log); !opened.ok()) {
+        if (outcome.config) {
+            outcome.config.reset();
+            outcome.changes.clear();
+            (void)log_open(config_.log);
+        }
+        outcome.errors.push_back(opened.error().what);
+    }
     for (const std::string& error : outcome.errors) {
         log_error("reload: {}", error);
     }
@@ -81,10 +91,6 @@ void Broker::reload_config() {
         for (const Change& change : outcome.changes) {
             log_info("reload: {}", describe(change));
         }
-    }
-    // Also when the reload was refused: SIGHUP is how a log file is rotated.
-    if (auto opened = log_open(config_.log); !opened.ok()) {
-        log_error("reload: {}", opened.error().what);
     }
     log_info("SIGHUP: {}", outcome.summary());
     notify_ready(outcome.summary());

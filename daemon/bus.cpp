@@ -13,11 +13,15 @@ namespace ipcbus::daemon {
 
 namespace {
 
-/// A connection's descriptors here: socket, pidfd, cursor page, doorbell page.
-constexpr Amounts kConnectionCost{.clients = 1, .descriptors = 4};
-
-/// Sleeping waiters of one client that are rung in one turn of the loop: a system call each.
-constexpr unsigned kRingsPerTurnMax = 64;
+/// A connection's descriptors here: socket and pidfd.
+constexpr Amounts kConnectionCost{.clients = 1, .descriptors = 2};
+/// One of its pages that is ours until MAPPED.
+constexpr Amounts kUnsealedCost{.descriptors = 1};
+/// And those of its pages that peers are sent, which may outlive it: cursor page and doorbell page.
+constexpr Amounts kPagesCost{.descriptors = 2};
+constexpr unsigned kWelcomeFds = 3;
+/// A process that is only waited for.
+constexpr Amounts kLingeringCost{.clients = 1, .descriptors = 1};
 
 sys::Result<protocol::Id128> random_id() {
     protocol::Id128 id{};
@@ -112,64 +116,6 @@ void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
     session.start(std::move(charge).value());
 }
 
-void Bus::session_closed(Session& session) {
-    std::replace(to_pump_.begin(), to_pump_.end(), &session, static_cast<Session*>(nullptr));
-    session.on_closed([this, &session] {
-        sessions_.erase(&session);
-        nothing_left();
-    });
-}
-
-void Bus::pump_later(Session& session) {
-    if (to_pump_.empty()) {
-        loop_.defer([this] { pump_all(); });
-    }
-    to_pump_.push_back(&session);
-}
-
-void Bus::pump_all() {
-    // A pump may close a session, which touches others: they come at the end of the list.
-    for (std::size_t i = 0; i < to_pump_.size(); i++) {
-        if (Session* session = std::exchange(to_pump_[i], nullptr)) {
-            session->pump();
-        }
-    }
-    to_pump_.clear();
-}
-
-void Bus::descriptors_came_back() {
-    if (fd_budget_.take_relief()) {
-        for (const auto& [id, client] : clients_) {
-            client->session->touch();
-        }
-    }
-}
-
-void Bus::announce_frames(Client& client) {
-    client.memory.announce_frames();
-    ring_later(client);
-}
-
-void Bus::ring_later(Client& client) {
-    if (!std::exchange(client.to_ring, true)) {
-        if (to_ring_.empty()) {
-            loop_.defer([this] { ring_some(); });
-        }
-        to_ring_.push_back(client.id);
-    }
-}
-
-void Bus::ring_some() {
-    for (const Id id : std::exchange(to_ring_, {})) {
-        if (Client* client = find_client(id)) {
-            client->to_ring = false;
-            if (!client->memory.ring_sleepers(kRingsPerTurnMax)) {
-                ring_later(*client);  // in the next turn, after what others want
-            }
-        }
-    }
-}
-
 // --------------------------------------------------------------------------------------- clients
 
 void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& frame) {
@@ -182,8 +128,27 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
         session.fail(request, sys::fail(EINVAL, "the client's name has control characters"));
         return;
     }
+    if (fd_budget_.left(session.uid()) < kWelcomeFds) {
+        session.fail(request,
+                     sys::fail(EMFILE, fmt::format("too many descriptors are on the way to uid {}: "
+                                                   "its other connections do not read",
+                                                   session.uid())));
+        return;
+    }
+    auto pages_charge = quota_.charge(session.uid(), kPagesCost, "client");
+    if (!pages_charge.ok()) {
+        session.fail(request, pages_charge.error());
+        return;
+    }
+    auto unsealed_charge = quota_.charge(session.uid(), kUnsealedCost, "client");
+    if (!unsealed_charge.ok()) {
+        session.fail(request, unsealed_charge.error());
+        return;
+    }
     auto token = random_id();
-    auto memory = ClientMemory::create(registry_.next_id(), geometry());
+    auto memory =
+        ClientMemory::create(registry_.next_id(), geometry(), std::move(pages_charge).value(),
+                             std::move(unsealed_charge).value());
     if (!token.ok() || !memory.ok()) {
         session.fail(request, token.ok() ? with_remedy("client", memory.error()) : token.error());
         return;
@@ -226,6 +191,9 @@ void Bus::resume(Session& session, std::uint64_t request, const protocol::Resume
         return;
     }
     Session& old = *client->session;
+    if (old.pid() != session.pid()) {
+        linger(*client, old);  // that process has it mapped, too
+    }
     old.leave_client();
     session.serve(*client);
     log_info("{} resumed, pid {}", client->describe(), session.pid());
@@ -242,11 +210,15 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
             client.untell_peer(told.id, told.pages);
         } else if (told.what == Outbox::Told::What::attached) {
             const auto found = attachments_.find(told.id);
-            if (found != attachments_.end() &&
-                found->second.reader_end == Attachment::Reader::told &&
-                found->second.publication->readable()) {
-                found->second.reader_end = Attachment::Reader::ready;
+            if (found == attachments_.end() ||
+                found->second.reader_end != Attachment::Reader::told) {
+                continue;
+            }
+            if (found->second.publication->readable()) {
+                set_reader_end(found->second, Attachment::Reader::ready);
                 tell_reader(found->second);
+            } else {
+                let_go(found->second);  // its ring has ended, and cannot be shown again
             }
         }
     }
@@ -302,9 +274,11 @@ void Bus::linger(Client& client, Session& session) {
     if (rings.empty()) {
         return;
     }
-    sys::UniqueFd pidfd = session.duplicate_pidfd();
-    if (pidfd) {
-        lingering_.add(session.pid(), std::move(pidfd), session.take_charge(), rings);
+    // Without a pidfd there is nothing to wait for but the hang-up.
+    if (session.has_pidfd()) {
+        auto connection = quota_.charge(client.uid, kLingeringCost, "process");
+        lingering_.add(session.pid(), client.uid, session.duplicate_pidfd(),
+                       connection.ok() ? std::move(connection).value() : Charge{}, rings);
     }
 }
 
@@ -320,8 +294,8 @@ void Bus::stop(std::function<void()> on_empty) {
     for (Session* session : all) {
         if (session->state() == Session::State::active) {
             session->reply(protocol::Stopping{}, 0);
-        } else if (session->state() == Session::State::awaiting_hello) {
-            session->close();
+        } else if (session->state() != Session::State::closing) {
+            session->abandon();
         }
     }
     loop_.defer([this] { nothing_left(); });
@@ -341,12 +315,6 @@ sys::Error Bus::with_remedy(std::string_view what, const sys::Error& error) {
     return sys::fail(error.code, fmt::format("{}: {}{}", what, error.what, remedy));
 }
 
-void Bus::nothing_left() {
-    if (sessions_.empty() && on_empty_) {
-        std::exchange(on_empty_, nullptr)();
-    }
-}
-
 void Bus::close() {
     on_empty_ = nullptr;
     stopping_ = true;
@@ -355,7 +323,7 @@ void Bus::close() {
         all.push_back(session);
     }
     for (Session* session : all) {
-        session->close();
+        session->abandon();
     }
     for (const auto& [id, publication] : publications_) {
         publication->close([] {});

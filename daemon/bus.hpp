@@ -9,12 +9,14 @@
 // named by id where they may be gone, by pointer where they cannot.
 //
 //   bus.cpp               connections and clients: HELLO, RESUME, their end
+//   bus_turn.cpp          what is done at the end of a turn of the loop, and how much of it
 //   bus_publications.cpp  ADVERTISE, MAPPED, UNADVERTISE; the end of a publication
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
 
 #include "client.hpp"
+#include "fair_queue.hpp"
 #include "lingering.hpp"
 #include "publication.hpp"
 #include "session.hpp"
@@ -60,8 +62,13 @@ public:
     /// The session's client, if it has one, leaves the bus with all it has.
     void client_gone(Session& session);
     void session_closed(Session& session);
+    /// Session::work(), from the end of this turn on, in turn with others.
+    void work_later(Session& session);
     /// Session::pump() at the end of this turn.
     void pump_later(Session& session);
+    /// Whether a line about a client may be logged now; else it is counted.
+    [[nodiscard]] bool may_log();
+    [[nodiscard]] bool stopping() const { return stopping_; }
     /// Adds what the client is to be told, as far as descriptors and room allow.
     void tell(Client& client, Outbox& outbox);
     /// Whoever waits for room in the budget of descriptors on the way may try again.
@@ -84,8 +91,13 @@ private:
     void linger(Client& client, Session& session);
     [[nodiscard]] static sys::Error stopping_error();
     [[nodiscard]] static sys::Error with_remedy(std::string_view what, const sys::Error& error);
+
+    // bus_turn.cpp
+    void schedule();
+    void turn();
+    void work_some();
+    void attach_missing();
     void pump_all();
-    void ring_later(Client& client);
     void ring_some();
     void nothing_left();
 
@@ -100,6 +112,7 @@ private:
     void end_publication(Publication& publication);
     void release_ring(Publication& publication);
     void release_publication(Publication& publication);
+    void charge_holder(Publication& publication);
     void watch_readers(Publication& publication);
     void stall_time_over();
 
@@ -107,6 +120,8 @@ private:
     [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
                                                   std::string_view what);
     Attachment* attach(Publication& publication, Subscription& subscription);
+    void complete(Client& client, Subscription& subscription);
+    void set_reader_end(Attachment& attachment, Attachment::Reader reader_end);
     void end_subscription(Client& client, Subscription& subscription);
     void detach_at_writer(Attachment& attachment);
     void writer_gone(Attachment& attachment);
@@ -133,9 +148,15 @@ private:
     std::unordered_map<Id, Attachment> attachments_;
     std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
+    bool turn_scheduled_ = false;
+    FairQueue to_work_;
     std::vector<Session*> to_pump_;
-    std::vector<Id> to_ring_;
-    /// Publications that ended before all their readers were told, and when that is forced.
+    std::deque<Id> to_ring_;    ///< clients
+    std::set<Id> to_complete_;  ///< clients
+    std::int64_t log_window_ns_ = 0;
+    unsigned log_lines_ = 0;
+    std::uint64_t log_lines_left_out_ = 0;
+    /// Publications that have ended and still have readers, and when these have had time enough.
     std::deque<std::pair<std::int64_t, Id>> overdue_;
     OperationScope scope_;
     Timer stall_timer_;

@@ -21,7 +21,7 @@ constexpr std::int64_t kSuspensionFactor = 10;
 
 /// A page of slots, and what the daemon keeps of an attachment, its slot included.
 constexpr std::size_t kSlotsPerCharge = protocol::kPageBytes / sizeof(protocol::CursorSlot);
-constexpr std::size_t kAttachmentBytes = 256;
+constexpr std::size_t kAttachmentBytes = 384;
 
 }  // namespace
 
@@ -43,14 +43,14 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
                                sys::fail(EINVAL, fmt::format("{}: no mode {}", what, frame.mode)));
         return;
     }
-    const std::vector<Id> matches = registry_.publications_matching(frame.filter);
-    if (auto provided = provide_slots(client, matches.size(), what); !provided.ok()) {
-        client.session->refuse(request, provided.error());
-        return;
-    }
     auto charge = quota_.charge(client.uid, Amounts{.subscriptions = 1}, what);
     if (!charge.ok()) {
         client.session->refuse(request, charge.error());
+        return;
+    }
+    const std::vector<Id> matches = registry_.publications_matching(frame.filter);
+    if (auto provided = provide_slots(client, matches.size(), what); !provided.ok()) {
+        client.session->refuse(request, provided.error());
         return;
     }
     const Id id = registry_.next_id();
@@ -136,18 +136,24 @@ void Bus::complain(Client& client, const protocol::Complain& frame) {
         return;
     }
     Attachment& attachment = found->second;
+    const bool reliable = attachment.mode == ReaderMode::reliable;
     const Client& reader = *find_client(attachment.reader);
     const std::string& topic = publication->second->about().topic;
     if (frame.complaint == static_cast<protocol::u8>(protocol::Complaint::stalled)) {
         const std::int64_t until_ns =
             sys::monotonic_ns() +
             kSuspensionFactor * static_cast<std::int64_t>(config_.publications.stall_timeout_ns);
-        log_info("{} stalled the publisher of '{}': lossy from now on", reader.describe(), topic);
+        if (reliable && may_log()) {
+            log_info("{} stalled the publisher of '{}': lossy from now on", reader.describe(),
+                     topic);
+        }
         attachment.mode = ReaderMode::lossy;
         publication->second->suspend(reader.uid, until_ns);
     } else if (frame.complaint == static_cast<protocol::u8>(protocol::Complaint::bad_cursor)) {
-        log_info("{} shows a cursor out of range to the publisher of '{}': detached",
-                 reader.describe(), topic);
+        if (may_log()) {
+            log_info("{} shows a cursor out of range to the publisher of '{}': detached",
+                     reader.describe(), topic);
+        }
         detach_at_writer(attachment);
         if (attachment.reader_end == Attachment::Reader::told) {
             attachment.end_reason = static_cast<std::uint8_t>(protocol::EndReason::detached);
@@ -184,18 +190,18 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
     Client& reader = *find_client(subscription.client);
-    if (auto provided = provide_slots(reader, 1, fmt::format("attaching to '{}'", about.topic));
-        !provided.ok()) {
-        log_warning("{}: {}", reader.describe(), provided.error().what);
+    auto room = provide_slots(reader, 1, fmt::format("attaching to '{}'", about.topic));
+    if (room.ok()) {
+        room = reader.memory.back_slot(reader.slots.next());
+    }
+    if (!room.ok()) {
+        if (reader.incomplete.empty() && may_log()) {
+            log_warning("{}: not attached: {}", reader.describe(), room.error().what);
+        }
+        reader.incomplete.insert(subscription.id);
         return nullptr;
     }
     const u32 slot = reader.slots.take();
-    if (auto backed = reader.memory.back_slot(slot); !backed.ok()) {
-        log_warning("{}: not attached to '{}': {}", reader.describe(), about.topic,
-                    backed.error().what);
-        reader.slots.give_back(slot);
-        return nullptr;
-    }
     // [J1] [J2] of protocol/join.hpp; settle() is [J3] and [J4]. The frames [J5] come later, from
     // what is written down here.
     publication.membership.raise();
@@ -233,10 +239,34 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
     reader.use_peer(publication.publisher_pages());
     changed(publication);
     if (publication.state() == Publication::State::open) {
-        attachment.reader_end = Attachment::Reader::ready;
+        set_reader_end(attachment, Attachment::Reader::ready);
         tell_reader(attachment);
     }
     return &attachment;
+}
+
+/// Attaches it to what it matches and is not attached to yet.
+void Bus::complete(Client& client, Subscription& subscription) {
+    std::set<Id> has;
+    for (const Attachment* attachment : subscription.attachments.all()) {
+        has.insert(attachment->publication->about().id);
+    }
+    for (const Id id : registry_.publications_matching(subscription.filter)) {
+        if (client.slots.free() == 0) {
+            client.incomplete.insert(subscription.id);
+            return;
+        }
+        if (has.count(id) == 0) {
+            (void)attach(*publications_.at(id), subscription);
+        }
+    }
+}
+
+void Bus::set_reader_end(Attachment& attachment, Attachment::Reader reader_end) {
+    Publication& publication = *attachment.publication;
+    publication.ready -= attachment.reader_end == Attachment::Reader::ready ? 1 : 0;
+    publication.ready += reader_end == Attachment::Reader::ready ? 1 : 0;
+    attachment.reader_end = reader_end;
 }
 
 /// The writer shall count it no more.
@@ -277,7 +307,7 @@ void Bus::writer_gone(Attachment& attachment) {
 void Bus::let_go(Attachment& attachment) {
     detach_at_writer(attachment);
     if (attachment.reader_end != Attachment::Reader::gone) {
-        attachment.reader_end = Attachment::Reader::gone;
+        set_reader_end(attachment, Attachment::Reader::gone);
         Client& reader = *find_client(attachment.reader);
         reader.attachments_to_tell.erase(attachment.id);
         reader.release_peer(attachment.publication->about().publisher);
@@ -296,6 +326,10 @@ void Bus::release_if_over(Attachment& attachment) {
     publication.attachments.remove(attachment);
     if (Client* reader = find_client(attachment.reader)) {
         reader->slots.give_back(attachment.slot);
+        if (!reader->incomplete.empty()) {
+            to_complete_.insert(reader->id);
+            schedule();
+        }
     }
     attachments_.erase(attachment.id);
     release_publication(publication);

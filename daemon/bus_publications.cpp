@@ -123,11 +123,9 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
     const u32 record_bytes_max = IPCBUS_TRY(record_bytes_for(frame, ring));
     const std::string what = what_publication(frame.topic);
     Charge charge =
-        IPCBUS_TRY(quota_.charge(client.uid,
-                                 Amounts{.publications = 1,
-                                         .descriptors = 1,
-                                         .ring_bytes = ring.bytes + protocol::kRingDataOffset},
-                                 what));
+        IPCBUS_TRY(quota_.charge(client.uid, Amounts{.publications = 1, .descriptors = 1}, what));
+    Charge ring_charge = IPCBUS_TRY(quota_.charge(
+        client.uid, Amounts{.ring_bytes = ring.bytes + protocol::kRingDataOffset}, what));
     if (client.indices.free() == 0) {
         return sys::fail(EDQUOT, fmt::format("{}: refused: the client has {} of {} publications in "
                                              "use, as {} said when it connected",
@@ -154,8 +152,9 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
     }
     client.memory.store_attention(index, 0);
     client.memory.store_readers(index, 0);
-    auto publication = std::make_unique<Publication>(loop_, std::move(about), client.memory.pages(),
-                                                     std::make_shared<Charge>(std::move(charge)));
+    auto publication = std::make_unique<Publication>(
+        loop_, std::move(about), client.memory.pages(), std::move(charge),
+        std::make_shared<Charge>(std::move(ring_charge)));
     Publication* made_publication = publication.get();
     publications_.emplace(id, std::move(publication));
     client.publications.emplace(id, made_publication);
@@ -245,7 +244,7 @@ void Bus::sealed(Publication& publication, sys::Result<void> result) {
     const std::vector<Attachment*> readers = publication.attachments.all();
     for (Attachment* attachment : readers) {
         if (attachment->reader_end == Attachment::Reader::waiting) {
-            attachment->reader_end = Attachment::Reader::ready;
+            set_reader_end(*attachment, Attachment::Reader::ready);
             tell_reader(*attachment);
         }
     }
@@ -279,6 +278,8 @@ void Bus::end_publication(Publication& publication) {
     if (Client* client = find_client(about.publisher)) {
         client->publications.erase(about.id);
         client->unmapped.erase(about.id);
+        // Readers may still set its `sleepers` word: a round for nothing, for the next one there.
+        client->indices.give_back(about.index);
         client->publications_to_tell.erase(about.id);
     }
     const std::vector<Attachment*> readers = publication.attachments.all();
@@ -315,23 +316,20 @@ void Bus::release_publication(Publication& publication) {
         publication.state() == Publication::State::making) {
         return;
     }
-    const auto& readers = publication.attachments.all();
-    if (std::none_of(readers.begin(), readers.end(), [](const Attachment* attachment) {
-            return attachment->reader_end == Attachment::Reader::ready;
-        })) {
+    if (publication.ready == 0) {
         publication.let_go();
     }
-    if (!readers.empty()) {
+    if (!publication.attachments.all().empty()) {
+        if (publication.overdue) {
+            charge_holder(publication);
+        }
         return;
     }
-    const auto& about = publication.about();
-    const auto found = publications_.find(about.id);
+    const auto found = publications_.find(publication.about().id);
     if (found == publications_.end()) {
         return;  // retired already: its last reader went a moment ago
     }
-    if (Client* client = find_client(about.publisher)) {
-        client->indices.give_back(about.index);
-    }
+    lingering_.take_over(publication.charge());
     // Its operation may be what called us: it goes at the end of the turn.
     Publication* retired = found->second.get();
     retired_.emplace(retired, std::move(found->second));
@@ -339,13 +337,16 @@ void Bus::release_publication(Publication& publication) {
     retired->close([this, retired] { retired_.erase(retired); });
 }
 
-/// A reader that cannot be sent the ring holds it here: not for longer than it may hold a
+/// Who still has the ring, long after its end, pays for it: not who published there.
+void Bus::charge_holder(Publication& publication) {
+    const Attachment& holder = *publication.attachments.all().front();
+    publication.charge()->move_to(find_client(holder.reader)->uid);
+}
+
+/// Readers have stall_timeout to take the ring and to drain it: as long as they may hold a
 /// publisher.
 void Bus::watch_readers(Publication& publication) {
-    const auto& readers = publication.attachments.all();
-    if (std::none_of(readers.begin(), readers.end(), [](const Attachment* attachment) {
-            return attachment->reader_end == Attachment::Reader::ready;
-        })) {
+    if (publication.attachments.all().empty()) {
         return;
     }
     const auto stall_ns = static_cast<std::int64_t>(config_.publications.stall_timeout_ns);
@@ -363,17 +364,22 @@ void Bus::stall_time_over() {
         if (found == publications_.end()) {
             continue;
         }
-        const std::vector<Attachment*> readers = found->second->attachments.all();
+        Publication& publication = *found->second;
+        publication.overdue = true;
+        const std::vector<Attachment*> readers = publication.attachments.all();
         for (Attachment* attachment : readers) {
             if (attachment->reader_end == Attachment::Reader::ready) {
-                log_warning(
-                    "attachment {} to '{}': its reader took nothing for {} after the end "
-                    "of the publication: detached",
-                    attachment->id, found->second->about().topic,
-                    format_duration(config_.publications.stall_timeout_ns));
+                if (may_log()) {
+                    log_warning(
+                        "attachment {} to '{}': its reader took nothing for {} after the "
+                        "end of the publication: detached",
+                        attachment->id, publication.about().topic,
+                        format_duration(config_.publications.stall_timeout_ns));
+                }
                 let_go(*attachment);
             }
         }
+        release_publication(publication);
     }
     if (!overdue_.empty()) {
         stall_timer_.start(std::max<std::int64_t>(overdue_.front().first - now_ns, 1));

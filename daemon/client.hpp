@@ -26,7 +26,10 @@ public:
     [[nodiscard]] protocol::u32 free() const {
         return count_ - next_ + static_cast<protocol::u32>(returned_.size());
     }
-    /// free() is not 0.
+    /// What take() will give; free() is not 0.
+    [[nodiscard]] protocol::u32 next() const {
+        return returned_.empty() ? next_ : returned_.back();
+    }
     [[nodiscard]] protocol::u32 take();
     void give_back(protocol::u32 number);
     [[nodiscard]] protocol::u32 count() const { return count_; }
@@ -77,7 +80,12 @@ public:
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
     std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
-    bool to_ring = false;                             ///< it is in the bus's list of those
+    [[nodiscard]] bool something_to_tell() const {
+        return !publications_to_tell.empty() || !attachments_to_tell.empty();
+    }
+    /// Subscriptions that were not attached to everything they match, for want of slots.
+    std::set<Id> incomplete;
+    bool to_ring = false;  ///< it is in the bus's list of those
 
     /// For the log: "client 7 'pump' (uid 1000)".
     [[nodiscard]] std::string describe() const;

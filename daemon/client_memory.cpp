@@ -34,11 +34,14 @@ sys::Result<void> populate(const sys::Mapping& mapping, u64 begin, u64 end, int 
 
 }  // namespace
 
-sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geometry& geometry) {
+sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geometry& geometry,
+                                               Charge pages_charge, Charge unsealed_charge) {
     IPCBUS_ASSERT(geometry.valid());
     ClientMemory memory;
     memory.client_ = client;
     memory.geometry_ = geometry;
+    memory.pages_charge_ = std::move(pages_charge);
+    memory.unsealed_charge_ = std::move(unsealed_charge);
     const u64 cursor_bytes = protocol::cursor_bytes(geometry);
     const u64 doorbell_bytes = protocol::doorbell_bytes(geometry);
     const u64 mailbox_bytes = protocol::mailbox_bytes(geometry);
@@ -80,10 +83,11 @@ sys::Result<void> ClientMemory::seal() {
     IPCBUS_TRY(back_first());
     // Opened after the seal: see sys/memfd.hpp.
     sys::UniqueFd read_only = IPCBUS_TRY(sys::reopen_read_only(cursor_fd_->get()));
-    pages_ = std::make_shared<const PeerPages>(
-        PeerPages{client_, geometry_, share(std::move(read_only)), doorbell_fd_});
+    pages_ = std::make_shared<const PeerPages>(PeerPages{
+        client_, geometry_, share(std::move(read_only)), doorbell_fd_, std::move(pages_charge_)});
     cursor_fd_.reset();
     mailbox_fd_.reset();
+    unsealed_charge_.reset();
     return {};
 }
 
@@ -146,16 +150,18 @@ void ClientMemory::announce_frames() {
     ring_end_ = ring_left_;
 }
 
-bool ClientMemory::ring_sleepers(unsigned count_max) {
+bool ClientMemory::ring_sleepers(unsigned count_max, unsigned& ret_rung) {
+    ret_rung = 0;
     for (; ring_left_ > 0; ring_left_--) {
         const u32 waiter = ring_next_;
         const auto* asleep = reinterpret_cast<const std::atomic<u32>*>(
             cursor_.data() + protocol::asleep_offset(geometry_, waiter));
         // relaxed: the full fence of announce_frames() orders it after `frames`
         if ((asleep->load(std::memory_order_relaxed) & 1) != 0) {
-            if (count_max-- == 0) {
+            if (ret_rung == count_max) {
                 return false;
             }
+            ret_rung++;
             const u64 offset = protocol::waiter_offset(waiter);
             if (bell_there(offset)) {
                 auto* bell =

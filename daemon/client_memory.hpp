@@ -6,6 +6,7 @@
 
 #include "event_loop.hpp"
 #include "protocol/layout.hpp"
+#include "quota.hpp"
 #include "registry.hpp"
 #include "sys/mapping.hpp"
 #include "sys/result.hpp"
@@ -22,13 +23,18 @@ struct PeerPages {
     protocol::Geometry geometry;
     SharedFd cursor;    ///< read-only
     SharedFd doorbell;  ///< read-write
+    Charge charge;      ///< of the two descriptors
 };
 using SharedPages = std::shared_ptr<const PeerPages>;
 
 class ClientMemory {
 public:
+    /// `pages_charge` is what peers being able to map it costs, `unsealed_charge` what it costs
+    /// more until seal().
     [[nodiscard]] static sys::Result<ClientMemory> create(Id client,
-                                                          const protocol::Geometry& geometry);
+                                                          const protocol::Geometry& geometry,
+                                                          Charge pages_charge,
+                                                          Charge unsealed_charge);
 
     [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
     [[nodiscard]] Id client() const { return client_; }
@@ -52,9 +58,10 @@ public:
     /// After a send has completed: counts it in the mailbox. Then every waiter that sleeps is to be
     /// rung: ring_sleepers(), until there is none.
     void announce_frames();
-    /// Rings at most `count_max` sleeping waiters. True: all have been looked at since the last
-    /// announce_frames(). Not all at once: a client may claim to have thousands asleep.
-    bool ring_sleepers(unsigned count_max);
+    /// Rings at most `count_max` sleeping waiters, `ret_rung` of them. True: all have been looked
+    /// at since the last announce_frames(). Not all at once: a client may claim to have thousands
+    /// asleep.
+    bool ring_sleepers(unsigned count_max, unsigned& ret_rung);
 
 private:
     ClientMemory() = default;
@@ -68,7 +75,9 @@ private:
     SharedFd doorbell_fd_;
     SharedFd mailbox_fd_;  ///< until seal()
     SharedPages pages_;
-    sys::Mapping cursor_;  ///< read-only
+    Charge pages_charge_;     ///< until seal()
+    Charge unsealed_charge_;  ///< until seal(): of the one descriptor more
+    sys::Mapping cursor_;     ///< read-only
     sys::Mapping doorbell_;
     sys::Mapping mailbox_;
     protocol::u64 slots_backed_ = 0;    ///< slots in the cursor page with memory behind them

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FairQueue: connections that have frames to be worked off, in turn: one of each uid, and of each uid
-// its connections in the order they came. So who floods the daemon, through however many
+// FairQueue: connections that have frames to be worked off, in turn: one of each uid, and of each
+// uid its connections in the order they came. So who floods the daemon, through however many
 // connections, makes others wait for one piece of his work at a time, and himself for all of it.
 // Owned by the bus, the daemon's one thread.
 #pragma once

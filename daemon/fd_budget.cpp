@@ -11,17 +11,18 @@ namespace ipcbus::daemon {
 
 namespace {
 
-unsigned part(std::uint64_t descriptors_max, unsigned quarters) {
-    const std::uint64_t count = std::min<std::uint64_t>(descriptors_max, 1u << 20) / 4 * quarters;
+unsigned part(std::uint64_t descriptors_max, unsigned eighths) {
+    const std::uint64_t count = std::min<std::uint64_t>(descriptors_max, 1u << 20) / 8 * eighths;
     return static_cast<unsigned>(std::max<std::uint64_t>(count, protocol::kFdsUnacknowledgedMax));
 }
 
 }  // namespace
 
-// The last quarter stays free: others of our uid (a user's own bus) have descriptors on the way,
-// too.
+// The last eighth stays free: others of our uid (a user's own bus) have descriptors on the way,
+// too. One uid may have most of the rest: where all clients are of one, many of them idle, that is
+// normal.
 FdBudget::FdBudget(std::uint64_t descriptors_max)
-    : total_max_(part(descriptors_max, 3)), uid_max_(part(descriptors_max, 1)) {}
+    : total_max_(part(descriptors_max, 7)), uid_max_(part(descriptors_max, 6)) {}
 
 unsigned FdBudget::left(uid_t uid) {
     const auto found = uids_.find(uid);

@@ -6,14 +6,15 @@
 
 namespace ipcbus::daemon {
 
-Lingering::Process::Process(Lingering& all, EventLoop& loop, pid_t process_pid,
+Lingering::Process::Process(Lingering& all, EventLoop& loop, pid_t process_pid, uid_t process_uid,
                             sys::UniqueFd process_pidfd)
     : pid(process_pid),
+      uid(process_uid),
       pidfd(std::move(process_pidfd)),
       scope(loop),
       death(scope, [this, &all](int) { all.remove(*this); }) {}
 
-void Lingering::add(pid_t pid, sys::UniqueFd pidfd, Charge connection,
+void Lingering::add(pid_t pid, uid_t uid, sys::UniqueFd pidfd, Charge connection,
                     const std::vector<SharedCharge>& rings) {
     // As long as a record's process has not been seen to die, its pid is not another process's.
     Process* process = nullptr;
@@ -23,11 +24,26 @@ void Lingering::add(pid_t pid, sys::UniqueFd pidfd, Charge connection,
         }
     }
     if (process == nullptr) {
-        process = &processes_.emplace_back(*this, loop_, pid, std::move(pidfd));
+        process = &processes_.emplace_back(*this, loop_, pid, uid, std::move(pidfd));
         process->connection = std::move(connection);
-        process->death.start(process->pidfd.get(), POLLIN);
+        if (process->pidfd) {
+            process->death.start(process->pidfd.get(), POLLIN);
+        }
     }
     process->rings.insert(rings.begin(), rings.end());
+}
+
+void Lingering::take_over(const SharedCharge& ring) {
+    uid_t holder = ring->uid();
+    for (const Process& process : processes_) {
+        if (process.rings.count(ring) != 0) {
+            if (process.uid == ring->uid()) {
+                return;  // who paid so far has it himself
+            }
+            holder = process.uid;
+        }
+    }
+    ring->move_to(holder);
 }
 
 void Lingering::remove(Process& process) {
@@ -35,7 +51,10 @@ void Lingering::remove(Process& process) {
         return;
     }
     process.over = true;
-    process.rings.clear();
+    const std::set<SharedCharge> rings = std::exchange(process.rings, {});
+    for (const SharedCharge& ring : rings) {
+        take_over(ring);
+    }
     process.connection.reset();
     process.scope.close([this, &process] {
         processes_.remove_if([&](const Process& other) { return &other == &process; });

@@ -2,7 +2,7 @@
 // Lingering: processes whose connection has ended while they live, and which may still map rings.
 // Those rings stay charged until the process is dead, which its pidfd tells; so closing a socket is
 // no way to hold memory that nobody pays for. One record a process, which counts as a client of
-// its uid: their number is bounded by the same limit. Owned by the bus, the daemon's one thread.
+// its uid as far as its limit allows. Owned by the bus, the daemon's one thread.
 #pragma once
 
 #include "operations.hpp"
@@ -20,19 +20,24 @@ class Lingering {
 public:
     explicit Lingering(EventLoop& loop) : loop_(loop) {}
 
-    /// `pid` 0: not known here, a record of its own. `connection` is what the process counts as
-    /// from now on, if it has no record yet.
-    void add(pid_t pid, sys::UniqueFd pidfd, Charge connection,
+    /// `pid` 0: not known here, a record of its own. `pidfd` invalid: there was no descriptor to be
+    /// had; then it is never known to be dead. `connection` is what the process counts as from now
+    /// on, if it has no record yet.
+    void add(pid_t pid, uid_t uid, sys::UniqueFd pidfd, Charge connection,
              const std::vector<SharedCharge>& rings);
+    /// Nobody on the bus has that ring any more: those who are here and have it pay.
+    void take_over(const SharedCharge& ring);
     [[nodiscard]] std::size_t size() const { return processes_.size(); }
     /// Lets go of everything; the loop becomes idle.
     void close();
 
 private:
     struct Process {
-        Process(Lingering& all, EventLoop& loop, pid_t process_pid, sys::UniqueFd process_pidfd);
+        Process(Lingering& all, EventLoop& loop, pid_t process_pid, uid_t process_uid,
+                sys::UniqueFd process_pidfd);
 
         pid_t pid;
+        uid_t uid;
         sys::UniqueFd pidfd;
         Charge connection;
         std::set<SharedCharge> rings;

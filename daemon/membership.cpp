@@ -48,16 +48,18 @@ bool Membership::finish(protocol::Members& frame) {
     const bool all = to_attach_.empty() && to_detach_.empty();
     if (all) {
         sent_ = number_;
+        ever_sent_ = number_;
     }
     frame.number = all ? number_ : taken_;
     return all;
 }
 
 bool Membership::taken(protocol::u64 number, std::vector<Attachment*>& ret_gone) {
-    if (number > sent_) {
+    if (number > ever_sent_) {
         return false;
     }
-    // Lower numbers answer the earlier frames of a round, or an earlier round.
+    // Other numbers answer the earlier frames of a round, an earlier round, or one that was sent on
+    // a connection that broke: it is sent again.
     if (number == sent_ && taken_ != sent_) {
         taken_ = sent_;
         attached_.clear();

@@ -54,8 +54,9 @@ public:
 
 private:
     protocol::u64 number_ = 0;
-    protocol::u64 sent_ = 0;   ///< of the last round that was ended
-    protocol::u64 taken_ = 0;  ///< sent_ once that round is acknowledged
+    protocol::u64 sent_ = 0;       ///< of the last round that was ended
+    protocol::u64 taken_ = 0;      ///< sent_ once that round is acknowledged
+    protocol::u64 ever_sent_ = 0;  ///< on connections before this one, too
     std::map<Id, Attachment*> to_attach_;
     std::map<Id, Attachment*> to_detach_;
     // Of this round, until it is acknowledged.

@@ -9,15 +9,17 @@ void Outbox::account(const Told& told) {
                   told.fds <= protocol::kFdsUnacknowledgedMax - fds_);
     told_.push_back(told);
     fds_ += told.fds;
+    on_the_way_ += told.fds;
+    queued_fds_ += told.fds;
     budget_.sent(uid_, told.fds);
 }
 
-bool Outbox::received(std::uint32_t fds) {
-    if (fds > fds_) {
+bool Outbox::received(std::uint32_t fds, bool begun) {
+    const unsigned unsent = queued_fds_ + (begun ? 0 : sending_fds_);
+    if (fds_ < unsent || fds > fds_ - unsent) {
         return false;
     }
     fds_ -= fds;
-    budget_.came_back(uid_, fds);
     first_received_ += fds;
     while (!told_.empty() && first_received_ >= told_.front().fds) {
         first_received_ -= told_.front().fds;
@@ -26,10 +28,17 @@ bool Outbox::received(std::uint32_t fds) {
     return true;
 }
 
-void Outbox::forget_unacknowledged() {
-    budget_.came_back(uid_, std::exchange(fds_, 0));
-    told_.clear();
-    first_received_ = 0;
+void Outbox::all_read() {
+    budget_.came_back(uid_, on_the_way());
+    on_the_way_ = queued_fds_ + sending_fds_;
+}
+
+void Outbox::drop_unsent() {
+    chunks_.clear();
+    bytes_ = 0;
+    budget_.came_back(uid_, queued_fds_);
+    on_the_way_ -= queued_fds_;
+    queued_fds_ = 0;
 }
 
 Outbox::Chunk Outbox::take() {
@@ -37,6 +46,8 @@ Outbox::Chunk Outbox::take() {
     Chunk chunk = std::move(chunks_.front());
     chunks_.pop_front();
     sending_ = chunk.bytes.size();
+    sending_fds_ = static_cast<unsigned>(chunk.fds.size());
+    queued_fds_ -= sending_fds_;
     bytes_ -= sending_;
     return chunk;
 }

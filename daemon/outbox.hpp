@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Outbox: what is to be sent on one connection, cut into chunks so that descriptors leave with the
-// first byte of the frame that names them, and the account of descriptors that the client has not
-// yet said it received. Owned by a session, the daemon's one thread.
+// first byte of the frame that names them, and two accounts of descriptors: those that the client
+// has not yet said it received, and those that may still be on the way. The first is the
+// protocol's, and a client can lie there; the second believes the kernel alone, which says when the
+// client has read everything. Owned by a session, the daemon's one thread.
 #pragma once
 
 #include "event_loop.hpp"
@@ -18,7 +20,7 @@ class Outbox {
 public:
     /// The budget is charged for connections of `uid`; it outlives this.
     Outbox(FdBudget& budget, uid_t uid) : budget_(budget), uid_(uid) {}
-    ~Outbox() { forget_unacknowledged(); }
+    ~Outbox() { budget_.came_back(uid_, on_the_way_); }
     Outbox(const Outbox&) = delete;
     Outbox& operator=(const Outbox&) = delete;
 
@@ -58,20 +60,33 @@ public:
 
     /// Descriptors that may still be sent before the client acknowledges some.
     [[nodiscard]] unsigned credit() const {
-        return std::min(protocol::kFdsUnacknowledgedMax - fds_, budget_.left(uid_));
+        return std::min({protocol::kFdsUnacknowledgedMax - fds_,
+                         protocol::kFdsUnacknowledgedMax -
+                             std::min(protocol::kFdsUnacknowledgedMax, on_the_way_),
+                         budget_.left(uid_)});
     }
-    /// The client has received that many more. False: more than were sent.
-    [[nodiscard]] bool received(std::uint32_t fds);
+    /// The client has received that many more. False: more than were sent. `begun`: the first byte
+    /// of the chunk that is being sent has gone.
+    [[nodiscard]] bool received(std::uint32_t fds, bool begun);
     [[nodiscard]] const std::deque<Told>& unacknowledged() const { return told_; }
-    /// The connection is gone: the kernel has taken back what was on the way.
-    void forget_unacknowledged();
+    /// Descriptors that were handed to the kernel and may not have been read yet.
+    [[nodiscard]] unsigned on_the_way() const { return on_the_way_ - queued_fds_ - sending_fds_; }
+    /// More may be on the way than the client admits.
+    [[nodiscard]] bool doubted() const { return on_the_way_ > fds_; }
+    /// The kernel says that the client has read all that was sent.
+    void all_read();
 
     [[nodiscard]] bool empty() const { return chunks_.empty(); }
     /// Not yet handed to the socket, the chunk that is being sent included.
     [[nodiscard]] std::size_t bytes() const { return bytes_ + sending_; }
     /// The next chunk to send; not empty(). sent() when that is done.
     [[nodiscard]] Chunk take();
-    void sent() { sending_ = 0; }
+    void sent() {
+        sending_ = 0;
+        sending_fds_ = 0;
+    }
+    /// What is left will not be sent.
+    void drop_unsent();
 
 private:
     static constexpr std::size_t kChunkBytes = 32 * 1024;
@@ -91,6 +106,9 @@ private:
     std::deque<Told> told_;  ///< sent, oldest first; the client acknowledges in this order
     unsigned fds_ = 0;       ///< of all in told_, less what was acknowledged of the first
     unsigned first_received_ = 0;
+    unsigned on_the_way_ = 0;   ///< charged to the budget: from add() until the kernel says so
+    unsigned queued_fds_ = 0;   ///< of those, not handed to the kernel: in chunks_
+    unsigned sending_fds_ = 0;  ///< of those, in the chunk that is being sent
     std::size_t bytes_ = 0;
     std::size_t sending_ = 0;
 };

@@ -16,11 +16,12 @@ constexpr std::uint64_t kReservedAtOnceMax = std::uint64_t{1} << 20;
 }  // namespace
 
 Publication::Publication(EventLoop& loop, Description description, SharedPages publisher_pages,
-                         SharedCharge ring_charge)
+                         Charge own_charge, SharedCharge ring_charge)
     : loop_(loop),
       about_(std::move(description)),
       publisher_pages_(std::move(publisher_pages)),
-      charge_(std::move(ring_charge)),
+      own_charge_(std::move(own_charge)),
+      ring_charge_(std::move(ring_charge)),
       scope_(loop),
       fallocate_(scope_, [this](int error) { reserved(error); }) {}
 
@@ -147,6 +148,7 @@ void Publication::let_go() {
     ring_.reset();
     writable_.reset();
     readable_.reset();
+    own_charge_.reset();
 }
 
 void Publication::suspend(uid_t uid, std::int64_t until_ns) { suspended_[uid] = until_ns; }

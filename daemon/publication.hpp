@@ -39,8 +39,9 @@ public:
     };
     using Done = std::function<void(Publication&, sys::Result<void>)>;
 
+    /// `own_charge`: until the daemon has let go of it; `ring_charge`: until everybody has.
     Publication(EventLoop& loop, Description description, SharedPages publisher_pages,
-                SharedCharge ring_charge);
+                Charge own_charge, SharedCharge ring_charge);
 
     /// making -> offered or refused. `done` comes once, perhaps before this returns.
     void make(Done done);
@@ -53,7 +54,8 @@ public:
         return {about_.ring_bytes, about_.first_sequence};
     }
     [[nodiscard]] const SharedPages& publisher_pages() const { return publisher_pages_; }
-    [[nodiscard]] const SharedCharge& charge() const { return charge_; }
+    /// Of the ring's memory.
+    [[nodiscard]] const SharedCharge& charge() const { return ring_charge_; }
     /// Read-write; while `offered`.
     [[nodiscard]] const SharedFd& writable() const { return writable_; }
     /// Read-only; while `open` and not let_go().
@@ -78,6 +80,8 @@ public:
     Membership membership;
     AttachmentList<&Attachment::place_in_publication> attachments;
     std::uint32_t readers = 0;            ///< attachments that the writer counts or will count
+    std::uint32_t ready = 0;              ///< of its attachments, those whose reader is `ready`
+    bool overdue = false;                 ///< its end is stall_timeout ago
     std::uint64_t advertise_request = 0;  ///< ADVERTISED is due, to this request
     bool registered = false;              ///< the registry knows it
     bool blamed = false;                  ///< its lies have been logged
@@ -93,7 +97,8 @@ private:
     EventLoop& loop_;
     Description about_;
     SharedPages publisher_pages_;
-    SharedCharge charge_;
+    Charge own_charge_;
+    SharedCharge ring_charge_;
     State state_ = State::making;
     bool ended_ = false;
     SharedFd writable_;

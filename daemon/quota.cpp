@@ -55,6 +55,13 @@ void Charge::reset() {
     }
 }
 
+void Charge::move_to(uid_t uid) {
+    if (quota_ != nullptr && uid != uid_) {
+        quota_->take(uid, amounts_);
+        quota_->give_back(std::exchange(uid_, uid), amounts_);
+    }
+}
+
 Quota::Quota(const LimitsConfig& limits) { set_limits(limits); }
 
 Quota::~Quota() {
@@ -89,12 +96,16 @@ sys::Result<Charge> Quota::charge(uid_t uid, const Amounts& amounts, std::string
                             amount(kind, total_limits_.*kind.count), kind.total_key));
         }
     }
+    take(uid, amounts);
+    return Charge(*this, uid, amounts);
+}
+
+void Quota::take(uid_t uid, const Amounts& amounts) {
     Amounts& of_uid = uids_[uid];
     for (const Kind& kind : kKinds) {
         of_uid.*kind.count += amounts.*kind.count;
         total_.*kind.count += amounts.*kind.count;
     }
-    return Charge(*this, uid, amounts);
 }
 
 Amounts Quota::used_by(uid_t uid) const {

@@ -36,6 +36,9 @@ public:
     ~Charge() { reset(); }
 
     void reset();
+    /// Somebody else pays from now on, whatever his limit says: he has what it is for.
+    void move_to(uid_t uid);
+    [[nodiscard]] uid_t uid() const { return uid_; }
     explicit operator bool() const { return quota_ != nullptr; }
 
 private:
@@ -70,6 +73,7 @@ public:
 
 private:
     friend class Charge;
+    void take(uid_t uid, const Amounts& amounts);
     void give_back(uid_t uid, const Amounts& amounts);
 
     Amounts total_limits_;

@@ -4,9 +4,12 @@
 
 #include "bus.hpp"
 #include "log.hpp"
+#include "sys/clock.hpp"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 namespace ipcbus::daemon {
@@ -53,7 +56,7 @@ Session::Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd sock
       scope_(loop),
       recv_(
           scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
-          [this](int) { close(); }),
+          [this](int error) { receive_ended(error); }),
       send_(scope_, [this](int error) { sent(error); }),
       death_(scope_, [this](int) { died(); }),
       timer_(scope_, [this] { time_is_over(); }) {}
@@ -94,20 +97,64 @@ void Session::received(std::span<const std::byte> bytes) {
         return;
     }
     reader_.add(bytes);
+    received_bytes_ += bytes.size();
+    if (backlog_bytes() > kBacklogBytesMax) {
+        recv_.cancel();  // taken up again when that is worked off; the socket holds the rest back
+    }
+    work_later();
+}
+
+void Session::receive_ended(int error) {
+    if (state_ == State::closed) {
+        return;
+    }
+    peer_ended_ = error != ECANCELED;
+    work_later();  // first what came before
+}
+
+void Session::work_later() {
+    if (!std::exchange(work_queued_, true)) {
+        bus_.work_later(*this);
+    }
+}
+
+bool Session::work() {
+    work_queued_ = false;
+    if (state_ == State::closed) {
+        return true;
+    }
+    if (!work_off()) {
+        work_queued_ = true;
+        return false;
+    }
+    if (peer_ended_) {
+        close();
+    } else if (state_ != State::closed && !recv_.submitted()) {
+        recv_.start(socket_.get());
+    }
+    return true;
+}
+
+bool Session::work_off() {
+    const std::int64_t until_ns = sys::monotonic_ns() + kSliceNs;
     FrameHeader header;
     std::span<const std::byte> fields;
     while (state_ == State::awaiting_hello || state_ == State::active) {
         switch (reader_.next(header, fields)) {
         case FrameReader::Status::need_more:
-            return;
+            return true;
         case FrameReader::Status::malformed:
             fail(0, sys::fail(EPROTO, reader_.why()));
-            return;
+            return true;
         case FrameReader::Status::frame:
             dispatch(header, fields);
             break;
         }
+        if (sys::monotonic_ns() >= until_ns) {
+            return false;
+        }
     }
+    return true;
 }
 
 template <class Frame>
@@ -192,14 +239,8 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
         hand_over(protocol::Taken{}, true, [&](const auto& frame) { bus_.taken(client, frame); });
         return;
     case FrameType::received:
-        hand_over(protocol::Received{}, false, [&](const auto& frame) {
-            if (outbox_.received(frame.fds)) {
-                touch();
-                bus_.descriptors_came_back();
-            } else {
-                fail(request, malformed(header, "more descriptors than were sent"));
-            }
-        });
+        hand_over(protocol::Received{}, false,
+                  [&](const auto& frame) { acknowledge(header, frame); });
         return;
     case FrameType::complain:
         hand_over(protocol::Complain{}, true,
@@ -222,13 +263,16 @@ void Session::fail(std::uint64_t request, const sys::Error& error) {
     if (state_ == State::closing || state_ == State::closed) {
         return;
     }
-    log_warning("{}: {}, closing its connection", describe(), error.what);
+    if (bus_.may_log()) {
+        log_warning("{}: {}, closing its connection", describe(), error.what);
+    }
     // What is still to be sent goes out first: it may be the answers to good requests.
     outbox_.add(error_frame(error), request);
     state_ = State::closing;
     if (std::exchange(resend_, false)) {
         outbox_.sent();
     }
+    timer_.stop();
     bus_.client_gone(*this);
     timer_.start(kSilenceNs);
     touch();
@@ -241,6 +285,27 @@ void Session::touch() {
     }
 }
 
+void Session::acknowledge(const FrameHeader& header, const protocol::Received& frame) {
+    const bool begun = !resend_ && (!send_.submitted() || send_.bytes_sent() > 0);
+    if (!outbox_.received(frame.fds, begun)) {
+        fail(header.request, malformed(header, "more descriptors than were sent"));
+        return;
+    }
+    (void)all_read();
+    touch();
+}
+
+bool Session::all_read() {
+    int unread = 0;
+    if (outbox_.on_the_way() > 0 && ::ioctl(socket_.get(), SIOCOUTQ, &unread) == 0 && unread > 0) {
+        return false;
+    }
+    outbox_.all_read();
+    bus_.descriptors_came_back();
+    retry_ns_ = kRetryMinNs;
+    return true;
+}
+
 void Session::pump() {
     touched_ = false;
     if (state_ == State::closed) {
@@ -249,10 +314,20 @@ void Session::pump() {
     if (state_ == State::active) {
         bus_.tell(*client_, outbox_);
         if (outbox_.bytes() > bus_.unread_bytes_max()) {
-            log_warning("{}: has not read {} of answers ({}), closing its connection", describe(),
-                        format_bytes(outbox_.bytes()), key::kUnreadReplyBytes);
+            if (bus_.may_log()) {
+                log_warning("{}: has not read {} of answers ({}), closing its connection",
+                            describe(), format_bytes(outbox_.bytes()), key::kUnreadReplyBytes);
+            }
             close();
             return;
+        }
+        if (outbox_.doubted() && outbox_.credit() < protocol::kFdsPerFrameMax &&
+            client_->something_to_tell()) {
+            if (all_read()) {
+                bus_.tell(*client_, outbox_);
+            } else {
+                retry_later();
+            }
         }
     }
     if (send_.submitted() || resend_) {
@@ -277,16 +352,21 @@ void Session::sent(int error) {
         // Too many descriptors of our uid are on the way. Others than ours, or FdBudget would have
         // kept us from it: not this client's fault.
         resend_ = true;
-        timer_.start(kResendNs);
+        retry_later();
         return;
     }
     outbox_.sent();
     with_fds_ = Outbox::Chunk{};
+    if (state_ == State::closed) {
+        return;
+    }
     if (error != 0) {
         // A hang-up (EPIPE) is told by the receive, once what came before it has been processed.
         if (error != EPIPE && error != ECONNRESET) {
-            log_warning("{}: sending: {}, closing its connection", describe(),
-                        std::strerror(error));
+            if (bus_.may_log()) {
+                log_warning("{}: sending: {}, closing its connection", describe(),
+                            std::strerror(error));
+            }
             close();
         }
         return;
@@ -297,14 +377,39 @@ void Session::sent(int error) {
     touch();
 }
 
+void Session::retry_later() {
+    if (!timer_.running()) {
+        timer_.start(retry_ns_);
+        retry_ns_ = std::min(2 * retry_ns_, kRetryMaxNs);
+    }
+}
+
 void Session::time_is_over() {
-    if (std::exchange(resend_, false) && state_ == State::active) {
-        send(std::exchange(with_fds_, Outbox::Chunk{}));
+    switch (state_) {
+    case State::active:
+        if (std::exchange(resend_, false)) {
+            send(std::exchange(with_fds_, Outbox::Chunk{}));
+        } else {
+            touch();
+        }
+        return;
+    case State::closed:
+        if (all_read()) {
+            finish_close();
+        } else {
+            retry_later();
+        }
+        return;
+    case State::awaiting_hello:
+    case State::closing:
+        if (bus_.may_log()) {
+            log_info(
+                "{}: {}, closing", describe(),
+                state_ == State::closing ? "does not read why it was refused" : "has said nothing");
+        }
+        close();
         return;
     }
-    log_info("{}: {}, closing", describe(),
-             state_ == State::closing ? "does not read why it was refused" : "has said nothing");
-    close();
 }
 
 // --------------------------------------------------------------------------------------- its end
@@ -322,10 +427,28 @@ void Session::close() {
     }
     bus_.client_gone(*this);
     state_ = State::closed;
-    outbox_.forget_unacknowledged();
-    bus_.descriptors_came_back();
     (void)::shutdown(socket_.get(), SHUT_RDWR);
-    bus_.session_closed(*this);
+    timer_.stop();
+    recv_.cancel();
+    death_.cancel();
+    outbox_.drop_unsent();
+    outbox_.sent();
+    if (bus_.stopping() || all_read()) {
+        finish_close();
+    } else {
+        retry_later();
+    }
+}
+
+void Session::abandon() {
+    close();
+    finish_close();
+}
+
+void Session::finish_close() {
+    if (!std::exchange(finished_, true)) {
+        bus_.session_closed(*this);
+    }
 }
 
 }  // namespace ipcbus::daemon

@@ -6,6 +6,9 @@
 //
 //   awaiting_hello -> active -> closing -> closed
 //        \______________\_______/            closing: an ERROR is on its way out, nothing is read
+//
+// Closed, it stays as long as the other end holds descriptors of ours unread: they count against
+// what may be on the way, and the kernel tells of them only here.
 #pragma once
 
 #include "listener.hpp"
@@ -35,10 +38,10 @@ public:
     [[nodiscard]] pid_t pid() const { return peer_.pid; }
     /// Known to be dead, by its pidfd.
     [[nodiscard]] bool process_dead() const { return process_dead_; }
+    /// Whether the kernel can tell of the process's death.
+    [[nodiscard]] bool has_pidfd() const { return peer_.pidfd.valid(); }
     /// A descriptor of its own, to watch the process after the session; invalid if there is none.
     [[nodiscard]] sys::UniqueFd duplicate_pidfd() const;
-    /// What the connection costs, for whoever goes on counting it.
-    [[nodiscard]] Charge take_charge() { return std::move(charge_); }
     /// For the log.
     [[nodiscard]] std::string describe() const;
 
@@ -60,6 +63,12 @@ public:
     /// ERROR, then the end. The client is gone when this returns.
     void fail(std::uint64_t request, const sys::Error& error);
     void close();
+    /// close(), without waiting for anything.
+    void abandon();
+
+    /// Works off frames that have been received, for a slice of time. False: some are left. Called
+    /// by the bus, in turn.
+    bool work();
 
     /// For state frames: the bus adds them in Bus::tell().
     [[nodiscard]] Outbox& outbox() { return outbox_; }
@@ -72,9 +81,20 @@ public:
 
 private:
     static constexpr std::int64_t kSilenceNs = 10'000'000'000;
-    static constexpr std::int64_t kResendNs = 50'000'000;
+    static constexpr std::int64_t kRetryMinNs = 50'000'000;
+    static constexpr std::int64_t kRetryMaxNs = 2'000'000'000;
+    /// What one connection may have done for it at once, before it is others' turn.
+    static constexpr std::int64_t kSliceNs = 1'000'000;
+    /// Received and not yet worked off: above, nothing more is received.
+    static constexpr std::uint64_t kBacklogBytesMax = 64 * 1024;
 
     void received(std::span<const std::byte> bytes);
+    void receive_ended(int error);
+    bool work_off();
+    [[nodiscard]] std::uint64_t backlog_bytes() const {
+        return received_bytes_ - reader_.consumed();
+    }
+    void work_later();
     void dispatch(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void dispatch_active(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     template <class Frame>
@@ -82,13 +102,23 @@ private:
                  Frame& ret_frame);
     void send(Outbox::Chunk chunk);
     void sent(int error);
+    void acknowledge(const protocol::FrameHeader& header, const protocol::Received& frame);
+    /// Asks the kernel. True: nothing that was sent is unread.
+    bool all_read();
+    void retry_later();
     void time_is_over();
+    void finish_close();
     void died();
 
     Bus& bus_;
     State state_ = State::awaiting_hello;
     bool touched_ = false;
     bool process_dead_ = false;
+    bool work_queued_ = false;  ///< the bus will call work()
+    bool peer_ended_ = false;   ///< nothing more will be received
+    bool finished_ = false;     ///< the bus has been told to forget it
+    std::uint64_t received_bytes_ = 0;
+    std::int64_t retry_ns_ = kRetryMinNs;
     sys::UniqueFd socket_;
     PeerIdentity peer_;
     Client* client_ = nullptr;

@@ -150,7 +150,7 @@ bool Bus::tell_attachment(Client& client, Attachment& attachment, Outbox& outbox
         frame.topic = about.topic;
         outbox.add(frame, 0, {publication.readable()},
                    {.what = Outbox::Told::What::attached, .id = attachment.id});
-        attachment.reader_end = Attachment::Reader::told;
+        set_reader_end(attachment, Attachment::Reader::told);
         release_publication(publication);
     }
     if (attachment.end_reason != 0 && !attachment.end_told) {

@@ -47,6 +47,7 @@ int Subscriber::begin_use() {
         return failed(EBUSY, "a loan is open: release it first");
     }
     if (++looks_ % kLooksPerGlance == 0) {
+        waiter().sweep_if_due(sys::coarse_ns());
         look_at_connection();
     }
     return 0;
@@ -86,6 +87,7 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
         }
     }
     if (++empty_looks_ % kEmptyLooksPerGlance == 0) {
+        waiter().sweep_if_due(sys::coarse_ns());
         look_at_connection();
     }
     return nothing();

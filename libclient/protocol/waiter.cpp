@@ -140,6 +140,14 @@ void Waiter::sweep() {
     }
 }
 
+void Waiter::sweep_now(std::int64_t now_ns) {
+    const std::int64_t began_ns = sys::monotonic_ns();
+    sweep();
+    const std::int64_t took_ns = sys::monotonic_ns() - began_ns;
+    sweep_pause_ns_ = std::max(kSweepPauseNs, took_ns * kSweepShare);
+    last_sweep_ns_ = now_ns;
+}
+
 bool Waiter::has_active() const {
     return std::any_of(sources_.begin(), sources_.end(),
                        [](const Source* source) { return !source->active_.empty(); });
@@ -185,6 +193,7 @@ bool Waiter::look_again(const Source* only) {
 }
 
 Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only) {
+    sweep_if_due(sys::coarse_ns());
     // [S1] acquire: before every look. Pairs with ring_bell.
     const u32 bell = words_.doorbell->bell.load(std::memory_order_acquire);
     bool polled = false;

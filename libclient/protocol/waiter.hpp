@@ -46,8 +46,9 @@
 //   words taken before summary      W sets bit and summary | R takes the word, then clears summary:
 //                                   a bit set in between stands without summary
 // Waits are bounded all the same (1 ms, 4, 16 ... 10 s), and after each one every ring is looked
-// at: a hostile peer that swallows a wake-up costs milliseconds. After several fruitless wakes in a
-// row the waiter naps, whatever bell and summary say: a hostile ringer cannot burn its CPU.
+// at, and so it is every 10 ms by a reader that never sleeps: a hostile peer that wipes bits or
+// swallows a wake-up costs milliseconds. After several fruitless wakes in a row the waiter naps,
+// whatever bell and summary say: a hostile ringer cannot burn its CPU.
 #pragma once
 
 #include "protocol/attachment.hpp"
@@ -149,6 +150,14 @@ public:
     void activate(Attachment& attachment);
     /// Makes every parked attachment active that has news.
     void sweep();
+    /// The same, if it has not been done for a while. To be called now and then by whoever is awake:
+    /// one hostile peer may wipe the bits that others set, and keep this thread from ever sleeping
+    /// by messages of its own.
+    void sweep_if_due(std::int64_t now_ns) {
+        if (now_ns - last_sweep_ns_ >= sweep_pause_ns_) {
+            sweep_now(now_ns);
+        }
+    }
 
     /// [S1] to [S9], one wait of at most `timeout_ns` (>= 0), bounded further by what fruitless
     /// sleeps before it allow. news: take_activity() and look at the active rings, and elsewhere.
@@ -172,11 +181,14 @@ public:
 private:
     static constexpr std::int64_t kFirstSliceNs = 1'000'000;
     static constexpr std::int64_t kLastSliceNs = 10'000'000'000;
+    static constexpr std::int64_t kSweepPauseNs = 10'000'000;
+    static constexpr std::int64_t kSweepShare = 64;  ///< at most one part in so many of the time
     static constexpr std::int64_t kPolledSliceNs = 4'000'000;
     static constexpr u32 kFruitlessWakesMax = 16;
     static constexpr std::int64_t kNapMaxNs = 64'000'000;
 
     void take_summary();
+    void sweep_now(std::int64_t now_ns);
     bool look_again(const Source* only);
     void set_asleep(bool asleep);
     void woken(std::int64_t left_ns);
@@ -185,6 +197,8 @@ private:
     std::vector<Source*> sources_;
     std::vector<Attachment*> by_bit_;  ///< heads of lists linked by Attachment::same_bit_
     std::int64_t slice_ns_ = kFirstSliceNs;
+    std::int64_t last_sweep_ns_ = 0;
+    std::int64_t sweep_pause_ns_ = kSweepPauseNs;
     u32 fruitless_wakes_ = 0;
     u64 sleeps_ = 0;
     u32 asleep_episode_ = 0;

@@ -218,6 +218,7 @@ TEST_CASE("RESUME: what the old connection may have lost is told again, by the s
     CHECK(again.attachment == attached.attachment);
     CHECK(again.start == attached.start);
     RawClient next_writer = resumed(writer);
+    next_writer.taken(members);  // it had read that on the old connection
     CHECK(next_writer.expect<protocol::Peer>().client == reader.welcome.client);
     const auto members_again = next_writer.expect<protocol::Members>();
     CHECK(members_again.number == members.number);

@@ -69,6 +69,9 @@ std::vector<Area> writable_areas() {
     return areas;
 }
 
+/// Messages in good order, before the garbage.
+constexpr std::uint64_t kGood = 100;
+
 /// Garbage of all kinds: noise, edges, and what nearly is right.
 class Garbage {
 public:
@@ -83,11 +86,11 @@ public:
             case 2: return dice;
             case 3: return 65536 + small / 16 * 16;  // a position
             case 4: return std::uint64_t{65536} * (dice >> 16 & 0xffff) + small;
-            case 5:
-            case 6: return protocol::record_word(small, 0, 0);
+            case 5: return protocol::record_word(small, 0, 0);
+            case 6: return protocol::record_word(static_cast<std::uint32_t>(dice >> 8), 0, 0);
             case 7: return protocol::record_word(small % 64, static_cast<std::uint16_t>(dice >> 20),
                                                  static_cast<std::uint16_t>(dice >> 40));
-            case 8: return small % 100;  // a sequence
+            case 8: return kGood + small % 20;  // a sequence
             default: return std::uint64_t{1} << (dice >> 8 & 63);
         }
     }
@@ -97,13 +100,20 @@ public:
             const std::uint64_t dice = random_();
             const std::size_t at = (dice >> 32) % (dice % 2 == 0 ? std::min(area.count, kHead)
                                                                  : area.count);
-            __atomic_store_n(&area.words[at], next(), __ATOMIC_RELAXED);
+            store(area, at, next());
+            // Often with a sequence behind it that may be the one that is expected.
+            if (dice % 3 == 0) {
+                store(area, at | 1, kGood + dice / 8 % 4);
+            }
         }
     }
     std::uint64_t dice() { return random_(); }
 
 private:
-    static constexpr std::size_t kHead = 1024;
+    static void store(const Area& area, std::size_t at, std::uint64_t word) {
+        __atomic_store_n(&area.words[at], word, __ATOMIC_RELAXED);
+    }
+    static constexpr std::size_t kHead = 1024;  ///< of a ring, also where its readers are
     std::mt19937_64 random_;
 };
 
@@ -117,7 +127,7 @@ int hostile(const std::string& address, Target target, std::uint64_t seed, Scene
     const Publisher one = advertise(bus, "hostile/one", 65536);
     const Publisher filter = advertise(bus, "hostile/+", 65536);
     // In good order first, so that everybody has begun to read.
-    for (int i = 0; i < 100; i++) {
+    for (std::uint64_t i = 0; i < kGood; i++) {
         (void)must(ipcbus_publish(one.get(), "good", 4), "publish");
         (void)must(ipcbus_publish_to(filter.get(), "hostile/two", "good", 4), "publish_to");
         (void)receive(reader, 0);
@@ -171,8 +181,10 @@ int honest_reader(const std::string& address, Scene& scene) {
         const std::int64_t now_ns = sys::monotonic_ns();
         longest_ns = std::max(longest_ns, now_ns - last_ns);
         last_ns = now_ns;
+        bool idle = true;
         for (int i = 0; i < 2; i++) {
-            const Received got = receive(*readers[i], kMillisecondNs);
+            const Received got = receive(*readers[i], i == 0 || !idle ? 0 : kMillisecondNs);
+            idle = i == 0 ? !got.ok() : idle;
             if (got.ok() && got.topic == "honest/topic") {
                 const auto header = read_checked(got.payload.data(), got.payload.size());
                 must_be(header.has_value(), "a torn message");
@@ -180,11 +192,13 @@ int honest_reader(const std::string& address, Scene& scene) {
             } else {
                 must_be(got.result != -ESTALE || got.topic != "honest/topic",
                         "reader " + std::to_string(i) + " lost " +
-                            std::to_string(got.message.lost) + " honest messages; it has been away "
-                            "for " + std::to_string(longest_ns / kMillisecondNs) + " ms at the most");
+                            std::to_string(got.message.lost) +
+                            " honest messages; it has been away for " +
+                            std::to_string(longest_ns / kMillisecondNs) + " ms at the most");
                 scene.of_the_hostile += got.ok() ? 1 : 0;
-                must_be(got.ok() || got.result == -ETIMEDOUT || got.result == -ESTALE ||
-                            got.result == -EPROTO || got.result == -EPROTONOSUPPORT,
+                must_be(got.ok() || got.result == -ETIMEDOUT || got.result == -EAGAIN ||
+                            got.result == -ESTALE || got.result == -EPROTO ||
+                            got.result == -EPROTONOSUPPORT,
                         "receive: " + std::to_string(got.result) + " " + ipcbus_last_error());
             }
         }
@@ -220,10 +234,6 @@ int honest_restless(const std::string& address, Scene& scene) {
     while (scene.over.value() == 0) {
         const Subscriber subscriber = subscribe(bus, "hostile/#");
         (void)receive(subscriber, 0);
-        const Publisher publisher = advertise(bus, "honest/other");
-        const Subscriber own = subscribe(bus, "honest/other");
-        publish(publisher, "x");
-        must_be(received_text(own) == "x", "own message");
     }
     return 0;
 }

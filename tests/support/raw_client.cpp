@@ -167,6 +167,19 @@ std::vector<Incoming> RawClient::drain() {
     return frames;
 }
 
+std::vector<Incoming> RawClient::so_far() {
+    std::vector<Incoming> frames;
+    pollfd entry{socket_.get(), POLLIN, 0};
+    while (!kept_.empty() || ::poll(&entry, 1, 0) == 1) {
+        std::optional<Incoming> incoming = next();
+        if (!incoming.has_value()) {
+            break;
+        }
+        frames.push_back(std::move(*incoming));
+    }
+    return frames;
+}
+
 void RawClient::expect_nothing() {
     for (const Incoming& incoming : drain()) {
         FAIL_CHECK("unexpected ", protocol::frame_name(incoming.header.type));

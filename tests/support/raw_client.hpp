@@ -81,6 +81,8 @@ public:
 
     /// All frames that the daemon had to say before it answered what is asked here.
     std::vector<Incoming> drain();
+    /// All frames that are there already.
+    std::vector<Incoming> so_far();
     /// drain(), where nothing may come.
     void expect_nothing();
 

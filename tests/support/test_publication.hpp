@@ -420,8 +420,8 @@ private:
     cpu_set_t before_;
 };
 
-/// Waits for `condition`; gives the CPU away after a while, since there may be but one, and gives up
-/// when it never comes true.
+/// Waits for `condition`; gives the CPU away after a while, since there may be but one, and gives
+/// up when it never comes true.
 template <class Condition>
 bool wait_for(Condition&& condition) {
     const sys::Deadline deadline = sys::Deadline::after(kPatienceNs);
