@@ -150,9 +150,9 @@ public:
     void activate(Attachment& attachment);
     /// Makes every parked attachment active that has news.
     void sweep();
-    /// The same, if it has not been done for a while. To be called now and then by whoever is awake:
-    /// one hostile peer may wipe the bits that others set, and keep this thread from ever sleeping
-    /// by messages of its own.
+    /// The same, if it has not been done for a while. To be called now and then by whoever is
+    /// awake: one hostile peer may wipe the bits that others set, and keep this thread from ever
+    /// sleeping by messages of its own.
     void sweep_if_due(std::int64_t now_ns) {
         if (now_ns - last_sweep_ns_ >= sweep_pause_ns_) {
             sweep_now(now_ns);
