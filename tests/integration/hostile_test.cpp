@@ -69,8 +69,13 @@ std::vector<Area> writable_areas() {
     return areas;
 }
 
+constexpr std::uint64_t kRing = 65536;
+/// No record of such a ring is larger, whatever it says.
+constexpr std::uint64_t kLargest = protocol::record_bytes_max(kRing);
+
 /// Messages in good order, before the garbage.
 constexpr std::uint64_t kGood = 100;
+constexpr std::uint64_t kGoodBytes = protocol::record_bytes(0, 4);
 
 /// Garbage of all kinds: noise, edges, and what nearly is right.
 class Garbage {
@@ -87,7 +92,7 @@ public:
             case 3: return 65536 + small / 16 * 16;  // a position
             case 4: return std::uint64_t{65536} * (dice >> 16 & 0xffff) + small;
             case 5: return protocol::record_word(small, 0, 0);
-            case 6: return protocol::record_word(static_cast<std::uint32_t>(dice >> 8), 0, 0);
+            case 6: return protocol::record_word(any_length(dice), 0, 0);
             case 7: return protocol::record_word(small % 64, static_cast<std::uint16_t>(dice >> 20),
                                                  static_cast<std::uint16_t>(dice >> 40));
             case 8: return kGood + small % 20;  // a sequence
@@ -107,9 +112,30 @@ public:
             }
         }
     }
+    /// Behind the good records of 'hostile/one': some that are as they should be, and a liar.
+    void forge(const Area& ring) {
+        std::size_t at = (protocol::kRingDataOffset + kGood * kGoodBytes) / 8;
+        std::uint64_t sequence = kGood + 1;
+        for (std::uint64_t left = random_() % 20; left != 0; left--) {
+            const auto bytes = static_cast<std::uint32_t>(random_() % 100);
+            const std::size_t next = at + protocol::record_bytes(0, bytes) / 8;
+            store(ring, next, 0);
+            store(ring, next + 1, ++sequence);
+            __atomic_store_n(&ring.words[at], protocol::record_word(bytes, 0, 0), __ATOMIC_RELEASE);
+            at = next;
+        }
+        const std::uint64_t dice = random_();
+        const auto topic_bytes = static_cast<std::uint16_t>(dice % 3 == 0 ? dice >> 40 : 0);
+        __atomic_store_n(&ring.words[at], protocol::record_word(any_length(dice), topic_bytes, 0),
+                         __ATOMIC_RELEASE);
+    }
     std::uint64_t dice() { return random_(); }
 
 private:
+    /// Of any order of magnitude.
+    static std::uint32_t any_length(std::uint64_t dice) {
+        return static_cast<std::uint32_t>(dice >> 8) >> (dice >> 40) % 32;
+    }
     static void store(const Area& area, std::size_t at, std::uint64_t word) {
         __atomic_store_n(&area.words[at], word, __ATOMIC_RELAXED);
     }
@@ -118,14 +144,14 @@ private:
 };
 
 /// What the hostile one writes.
-enum class Target { everything, rings, pages };
+enum class Target { everything, rings, pages, records };
 
 /// Attaches in both directions, then scribbles until it is killed.
 int hostile(const std::string& address, Target target, std::uint64_t seed, Scene& scene) {
     const Bus bus = connect(address, "hostile");
     const Subscriber reader = subscribe(bus, "honest/#");
-    const Publisher one = advertise(bus, "hostile/one", 65536);
-    const Publisher filter = advertise(bus, "hostile/+", 65536);
+    const Publisher one = advertise(bus, "hostile/one", kRing);
+    const Publisher filter = advertise(bus, "hostile/+", kRing);
     // In good order first, so that everybody has begun to read.
     for (std::uint64_t i = 0; i < kGood; i++) {
         (void)must(ipcbus_publish(one.get(), "good", 4), "publish");
@@ -135,9 +161,15 @@ int hostile(const std::string& address, Target target, std::uint64_t seed, Scene
     Garbage garbage(seed);
     const std::vector<Area> areas = writable_areas();
     must_be(areas.size() >= 6, "found no memory to write");
+    for (const Area& area : areas) {
+        if (target == Target::records && area.ring) {
+            garbage.forge(area);
+        }
+    }
     for (;;) {
         for (const Area& area : areas) {
-            if (target == Target::everything || (target == Target::rings) == area.ring) {
+            if (target == Target::everything ||
+                target == (area.ring ? Target::rings : Target::pages)) {
                 garbage.scribble(area, 1 + garbage.dice() % 200);
             }
         }
@@ -148,7 +180,7 @@ int hostile(const std::string& address, Target target, std::uint64_t seed, Scene
 /// Publishes all the time, reliably: a reader that never makes way ends its progress.
 int honest_publisher(const std::string& address, Scene& scene) {
     const Bus bus = connect(address, "honest publisher");
-    const Publisher publisher = advertise(bus, "honest/topic", 65536);
+    const Publisher publisher = advertise(bus, "honest/topic", kRing);
     (void)must(ipcbus_wait_subscribers(publisher.get(), 2, kLongNs), "wait_subscribers");
     scene.ready.raise();
     std::vector<char> message(2000);
@@ -196,6 +228,7 @@ int honest_reader(const std::string& address, Scene& scene) {
                             " honest messages; it has been away for " +
                             std::to_string(longest_ns / kMillisecondNs) + " ms at the most");
                 scene.of_the_hostile += got.ok() ? 1 : 0;
+                must_be(!got.ok() || got.payload.size() <= kLargest, "a message that cannot be");
                 must_be(got.ok() || got.result == -ETIMEDOUT || got.result == -EAGAIN ||
                             got.result == -ESTALE || got.result == -EPROTO ||
                             got.result == -EPROTONOSUPPORT,
@@ -207,6 +240,7 @@ int honest_reader(const std::string& address, Scene& scene) {
             const std::int64_t count = ipcbus_borrow_many(subscriber->get(), 0, messages, 16);
             must_be(is_documented(count), "borrow_many");
             for (std::int64_t i = 0; i < count; i++) {
+                must_be(messages[i].size <= kLargest, "a loan that cannot be");
                 // Every byte and every topic that is lent can be read.
                 for (std::size_t at = 0; at < messages[i].size; at += 64) {
                     sink = sink + static_cast<const volatile char*>(messages[i].data)[at];
@@ -243,6 +277,7 @@ int honest_restless(const std::string& address, Scene& scene) {
 TEST_CASE("a client that writes garbage wherever it can harms itself only") {
     Target target = Target::everything;
     SUBCASE("into its rings") { target = Target::rings; }
+    SUBCASE("as records that lie") { target = Target::records; }
     SUBCASE("into pages and doorbells") { target = Target::pages; }
     SUBCASE("everywhere") {}
     const DaemonFixture daemon("[publications]\nstall_timeout = \"2s\"\n");
@@ -265,7 +300,7 @@ TEST_CASE("a client that writes garbage wherever it can harms itself only") {
         seed++;
         attackers++;
         const std::uint32_t rounds = scene->hostile.value();
-        REQUIRE(scene->hostile.wait(rounds + 3000));
+        REQUIRE(scene->hostile.wait(rounds + 500));
         const std::uint64_t before = scene->received;
         // Beside it, the honest ones go on.
         const sys::Deadline patience = sys::Deadline::after(10 * kSecondNs);
