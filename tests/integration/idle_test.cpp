@@ -174,6 +174,15 @@ std::int64_t test_seconds() {
     return text != nullptr ? std::strtol(text, nullptr, 10) : 3;
 }
 
+/// ThreadSanitizer maps memory of its own while a program runs.
+bool of_the_sanitizer([[maybe_unused]] long number) {
+#if defined(__SANITIZE_THREAD__)
+    return number == SYS_mmap;
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 
 TEST_CASE("between two awake processes messages make no system calls, and the daemon sleeps") {
@@ -195,7 +204,7 @@ TEST_CASE("between two awake processes messages make no system calls, and the da
                 const std::string who = pid == reader.pid() ? "reader" : "publisher";
                 MESSAGE(who, " made system call ", number, " ", count, " times in ",
                         messages, " messages");
-                made += number == SYS_clock_gettime ? 0 : count;
+                made += number == SYS_clock_gettime || of_the_sanitizer(number) ? 0 : count;
             }
         }
         const std::int64_t took_ns = sys::monotonic_ns() - began_ns;
