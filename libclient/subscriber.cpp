@@ -20,6 +20,8 @@ constexpr int kSkipsMax = 64;
 constexpr u32 kLooksPerGlance = 64;
 /// The same for one that finds nothing, awake.
 constexpr u32 kEmptyLooksPerGlance = 16;
+/// An honest writer overwrites the mark between two loads now and then, not so often in a row.
+constexpr u32 kResyncsInVainMax = 100;
 
 int this_thread() {
     thread_local const int id = ::gettid();
@@ -143,10 +145,18 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
     switch (attached.reader().resync(lost)) {
         case RingReader::Resync::done:
             attached.moved();
+            attached.resyncs_in_vain = 0;
             return lost == 0 ? -EAGAIN : report_loss(attached, lost,
                                                   "the publisher has overtaken this subscriber",
                                                   ret_message);
-        case RingReader::Resync::again: source_.fruitless(attached); return -EAGAIN;
+        case RingReader::Resync::again:
+            // The writer was faster. A ring that looks overtaken for ever is a lie, which would
+            // keep this thread from sleeping and in the end make it nap.
+            if (++attached.resyncs_in_vain == kResyncsInVainMax) {
+                return corrupt(attached);
+            }
+            source_.fruitless(attached);
+            return -EAGAIN;
         case RingReader::Resync::corrupt: break;
     }
     return corrupt(attached);

@@ -31,6 +31,7 @@ struct Attached : protocol::Attachment {
     Lineage lineage;
     u64 passed_over = 0;  ///< by a `latest` reader, before the message it reads next
     u64 lost_before_start = 0;  ///< messages between the last ring of this lineage and this one
+    u32 resyncs_in_vain = 0;
     bool filter;                ///< each record names its topic
     bool lossy;
     bool latest;

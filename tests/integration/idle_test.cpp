@@ -208,7 +208,8 @@ TEST_CASE("between two awake processes messages make no system calls, and the da
             }
         }
         const std::int64_t took_ns = sys::monotonic_ns() - began_ns;
-        CHECK(made <= static_cast<std::uint64_t>(10 + 40 * took_ns / kSecondNs));
+        // The sanitizers' own are among them; messages would be in the hundreds of thousands.
+        CHECK(made <= static_cast<std::uint64_t>(200 + 40 * took_ns / kSecondNs));
     }
 
     // The daemon, while a million messages pass.
