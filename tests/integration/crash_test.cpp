@@ -192,7 +192,7 @@ void victim_reader(const Bus& bus, std::uint64_t sender, std::uint32_t mode, Sce
 
 /// Comes and goes: what dies is often in the middle of a request.
 void victim_restless(const Bus& bus, std::uint64_t sender, Scene& scene) {
-    for (std::uint64_t number = 1;; number++) {
+    for (;;) {
         const Subscriber subscriber = subscribe(bus, "load/1", IPCBUS_RELIABLE);
         const Publisher publisher = advertise(bus, "elsewhere");
         publish(publisher, "x");
