@@ -226,7 +226,9 @@ int honest_reader(const std::string& address, Scene& scene) {
                         "reader " + std::to_string(i) + " lost " +
                             std::to_string(got.message.lost) +
                             " honest messages; it has been away for " +
-                            std::to_string(longest_ns / kMillisecondNs) + " ms at the most");
+                            std::to_string(longest_ns / kMillisecondNs) +
+                            " ms at the most, and has connected anew " +
+                            std::to_string(ipcbus_reconnects(bus.get())) + " times");
                 scene.of_the_hostile += got.ok() ? 1 : 0;
                 must_be(!got.ok() || got.payload.size() <= kLargest, "a message that cannot be");
                 must_be(got.ok() || got.result == -ETIMEDOUT || got.result == -EAGAIN ||
