@@ -62,6 +62,8 @@ Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
     publications_.clear();
     subscriptions_.clear();
     attachments_.clear();
+    // release: pairs with lost(). Who sees it before the new generation goes on with the old link,
+    // on which every request fails.
     lost_.store(false, std::memory_order_release);
     // release: link_ is there. Pairs with generation(), though link_ is read under the lock.
     generation_.fetch_add(1, std::memory_order_release);
@@ -249,6 +251,7 @@ Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, Pendin
 // -------------------------------------------------------------------------------- connection
 
 void Bus::note_hang_up() {
+    // release: pairs with lost(); why is read under the lock.
     lost_.store(true, std::memory_order_release);
     read_.notify_all();
     // Those who sleep are told by their bounded look; those who are awake, by lost().

@@ -83,11 +83,12 @@ public:
     [[nodiscard]] State state();
     /// Grows by one with each new connection; 1 for the first. Handles compare it with their own.
     [[nodiscard]] u64 generation() const {
-        // acquire: link() of that generation. Pairs with the store in reconnect().
+        // acquire: link() of that generation. Pairs with the store in open_link().
         return generation_.load(std::memory_order_acquire);
     }
     /// The connection is lost, and is not to be made again.
     [[nodiscard]] bool closed() const { return !options_.reconnect && lost(); }
+    /// acquire: pairs with the stores in open_link() and note_hang_up().
     [[nodiscard]] bool lost() const { return lost_.load(std::memory_order_acquire); }
 
     [[nodiscard]] Lock lock() { return Lock(mutex_); }

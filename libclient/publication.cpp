@@ -317,7 +317,9 @@ int Publisher::wait_subscribers(u32 count, i64 timeout_ns) {
 /// One wait for the daemon to tell of members: the order of [B1] to [B5] in ring_publisher.hpp.
 sys::FutexWait Publisher::wait_for_members(u32 count, i64 timeout_ns) {
     const RingPublisher::Words& words = ring_->words();
-    const u32 bell = words.bell->load(std::memory_order_acquire);  // [B1]
+    // [B1] acquire: before every look. Pairs with the daemon's ring.
+    const u32 bell = words.bell->load(std::memory_order_acquire);
+    // [B2] release: nothing depends on it but the fence. Odd is all that the daemon looks for.
     words.asleep->store(1, std::memory_order_release);
     protocol::full_fence();  // pairs with the daemon's, before it looks at `asleep`
     bus_.hear();
@@ -325,6 +327,7 @@ sys::FutexWait Publisher::wait_for_members(u32 count, i64 timeout_ns) {
     if (subscriber_count() < count && timeout_ns != 0) {
         ended = sys::futex_wait(*words.bell, bell, std::min(timeout_ns, kLookNs));
     }
+    // [B6] release: a ring that still comes is in vain.
     words.asleep->store(0, std::memory_order_release);
     return ended;
 }

@@ -98,6 +98,7 @@ Result<void> Subscriber::subscribe() {
         inbox_.clear();
         generation_ = generation;
         subscription_ = 0;
+        // acquire: pairs with the daemon's count after each send; later frames are heard later.
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
     }
     const Answer answer = IPCBUS_TRY(bus_.request(
