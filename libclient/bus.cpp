@@ -2,7 +2,9 @@
 // The control side of a client. See bus.hpp.
 #include "bus.hpp"
 
+#include "attached.hpp"
 #include "sys/address.hpp"
+#include "sys/room.hpp"
 
 #include <poll.h>
 
@@ -26,6 +28,8 @@ constexpr i64 kAnswerSliceNs = 100'000'000;
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
 constexpr i64 kDefaultTryNs = 50'000'000;
+
+bool is_before(const Attached* attached, u64 id) { return attached->id < id; }
 
 }  // namespace
 
@@ -117,7 +121,7 @@ bool Bus::wait_for_frames(Lock& guard, const std::shared_ptr<Link>& link, i64 ti
     return link_ == link && !lost();
 }
 
-void Bus::dispatch(const Lock&) {
+void Bus::dispatch(const Lock& guard) {
     FrameHeader header;
     std::span<const std::byte> fields;
     for (;;) {
@@ -129,7 +133,7 @@ void Bus::dispatch(const Lock&) {
             link_->give_up(EPROTO, "the daemon sent a malformed frame");
             break;
         }
-        dispatch_frame(header, fields);
+        dispatch_frame(guard, header, fields);
     }
     link_->acknowledge_fds();
     if (link_->hung_up()) {
@@ -137,7 +141,8 @@ void Bus::dispatch(const Lock&) {
     }
 }
 
-void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> fields) {
+void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
+                         std::span<const std::byte> fields) {
     const auto first_id = [&fields] {
         protocol::FieldReader reader(fields);
         u64 id = 0;
@@ -168,7 +173,12 @@ void Bus::dispatch_frame(const FrameHeader& header, std::span<const std::byte> f
             return;
         }
         case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;
-        case FrameType::ended: hand_over(attachments_, first_id(), header, fields); return;
+        case FrameType::ended:
+            if (FrameSink* sink = reader_of(first_id(), guard); sink != nullptr) {
+                sink->frame(*link_, header, fields);
+                sink->wake();
+            }
+            return;
         case FrameType::stopping:
             // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
             // its successor from now on.
@@ -294,14 +304,37 @@ Result<void> Bus::require_connection() {
 // ----------------------------------------------------------------------------------- handles
 
 void Bus::forget(FrameSink* sink, const Lock&) {
-    for (auto* sinks : {&publications_, &subscriptions_, &attachments_}) {
+    for (auto* sinks : {&publications_, &subscriptions_}) {
         std::erase_if(*sinks, [sink](const auto& entry) { return entry.second == sink; });
+    }
+    std::erase_if(attachments_,
+                  [sink](const Attached* attached) { return &attached->sink() == sink; });
+    sys::give_back_room(attachments_);
+}
+
+void Bus::route_attachment(Attached& attached) {
+    sys::make_room(attachments_);
+    attachments_.insert(
+        std::lower_bound(attachments_.begin(), attachments_.end(), attached.id, is_before),
+        &attached);
+}
+
+void Bus::unroute_attachment(const Attached& attached) {
+    auto place = std::lower_bound(attachments_.begin(), attachments_.end(), attached.id, is_before);
+    // One of an earlier link is not here, but another of the same id may be.
+    while (place != attachments_.end() && (*place)->id == attached.id && *place != &attached) {
+        ++place;
+    }
+    if (place != attachments_.end() && *place == &attached) {
+        attachments_.erase(place);
+        sys::give_back_room(attachments_);
     }
 }
 
 FrameSink* Bus::reader_of(u64 attachment, const Lock&) const {
-    const auto found = attachments_.find(attachment);
-    return found == attachments_.end() ? nullptr : found->second;
+    const auto found =
+        std::lower_bound(attachments_.begin(), attachments_.end(), attachment, is_before);
+    return found == attachments_.end() || (*found)->id != attachment ? nullptr : &(*found)->sink();
 }
 
 void Bus::adopt(const void* handle, std::function<void()> close) {

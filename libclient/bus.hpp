@@ -13,6 +13,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <set>
 #include <unordered_map>
@@ -21,6 +22,7 @@ namespace ipcbus::client {
 
 class Publisher;
 class Subscriber;
+struct Attached;
 
 /// What the control side gives a handle from whichever thread read it. Implemented by publishers
 /// and subscribers; called under the control lock, on any thread: stores, and returns.
@@ -126,8 +128,8 @@ public:
 
     // Who gets frames about what. Under the lock.
     void forget(FrameSink* sink, const Lock&);
-    void route_attachment(u64 attachment, FrameSink* sink) { attachments_[attachment] = sink; }
-    void unroute_attachment(u64 attachment) { attachments_.erase(attachment); }
+    void route_attachment(Attached& attached);
+    void unroute_attachment(const Attached& attached);
     [[nodiscard]] FrameSink* reader_of(u64 attachment, const Lock&) const;
 
     /// Handles made from this bus, closed with it.
@@ -139,7 +141,8 @@ private:
     explicit Bus(BusOptions options) : options_(std::move(options)) {}
     sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending);
     void dispatch(const Lock&);
-    void dispatch_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void dispatch_frame(const Lock& guard, const protocol::FrameHeader& header,
+                        std::span<const std::byte> fields);
     void answer(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void hand_over(std::unordered_map<u64, FrameSink*>& sinks, u64 id,
                    const protocol::FrameHeader& header, std::span<const std::byte> fields);
@@ -161,7 +164,7 @@ private:
     std::map<u64, Pending*> pending_;
     std::unordered_map<u64, FrameSink*> publications_;
     std::unordered_map<u64, FrameSink*> subscriptions_;
-    std::unordered_map<u64, FrameSink*> attachments_;
+    std::vector<Attached*> attachments_;  ///< of the present link; sorted by id
     std::string session_error_;
 
     std::mutex handles_mutex_;

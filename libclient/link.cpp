@@ -4,6 +4,7 @@
 
 #include "sys/address.hpp"
 #include "sys/fd_passing.hpp"
+#include "sys/room.hpp"
 
 #include <poll.h>
 #include <pthread.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <map>
 #include <mutex>
 
 namespace ipcbus::client {
@@ -32,6 +34,8 @@ template <class T>
 T* words_at(const sys::Mapping& page, u64 offset) {
     return reinterpret_cast<T*>(page.data() + offset);
 }
+
+bool is_before(const sys::Ref<PeerPages>& pages, u64 client) { return pages->client() < client; }
 
 /// The links of this process, so that a forked child can close their sockets: it would keep the
 /// parent's connections open, and is no client itself. Any thread; the handlers of pthread_atfork.
@@ -57,34 +61,6 @@ OpenLinks& open_links() {
 }
 
 }  // namespace
-
-// ---------------------------------------------------------------------------------- PeerPages
-
-Result<void> PeerPages::map(int cursor_fd, int doorbell_fd) {
-    if (cursor_fd >= 0 && !cursor_.valid()) {
-        cursor_ = IPCBUS_TRY(sys::map_shared(cursor_fd, 0, protocol::cursor_bytes(geometry_),
-                                             sys::Access::read_only));
-    }
-    if (doorbell_fd >= 0 && !doorbell_.valid()) {
-        doorbell_ = IPCBUS_TRY(sys::map_shared(
-            doorbell_fd, 0, protocol::doorbell_bytes(geometry_), sys::Access::read_write));
-    }
-    return {};
-}
-
-const protocol::CursorSlot* PeerPages::slot(u32 slot) const {
-    return words_at<const protocol::CursorSlot>(cursor_, protocol::slot_offset(slot));
-}
-const std::atomic<u32>* PeerPages::asleep() const {
-    return words_at<const std::atomic<u32>>(cursor_, protocol::asleep_offset(geometry_, 0));
-}
-protocol::DoorbellWaiter* PeerPages::waiters() const {
-    return words_at<protocol::DoorbellWaiter>(doorbell_, protocol::waiter_offset(0));
-}
-protocol::DoorbellPublication* PeerPages::publication(u32 index) const {
-    return words_at<protocol::DoorbellPublication>(doorbell_,
-                                                   protocol::sleepers_offset(geometry_, index));
-}
 
 // --------------------------------------------------------------------------------------- Link
 
@@ -315,23 +291,34 @@ void Link::send_bytes() {
     }
 }
 
-std::shared_ptr<PeerPages> Link::peer(u64 client) const {
-    const auto found = peers_.find(client);
-    return found == peers_.end() ? nullptr : found->second;
+sys::Ref<PeerPages> Link::peer(u64 client) const {
+    const auto place = std::lower_bound(peers_.begin(), peers_.end(), client, is_before);
+    return place != peers_.end() && (*place)->client() == client ? *place : sys::Ref<PeerPages>();
 }
 
 void Link::add_peer(const protocol::Peer& frame) {
-    std::shared_ptr<PeerPages>& pages = peers_[frame.client];
-    if (pages == nullptr) {
-        pages = std::make_shared<PeerPages>(frame.geometry);
+    auto place = std::lower_bound(peers_.begin(), peers_.end(), frame.client, is_before);
+    if (place == peers_.end() || (*place)->client() != frame.client) {
+        const auto index = place - peers_.begin();
+        sys::make_room(peers_);
+        place = peers_.insert(peers_.begin() + index,
+                              sys::Ref<PeerPages>(new PeerPages(frame.client, frame.geometry)));
     }
     const sys::UniqueFd cursor =
         (frame.pages & protocol::kPeerCursor) != 0 ? take_fd() : sys::UniqueFd();
     const sys::UniqueFd doorbell =
         (frame.pages & protocol::kPeerDoorbell) != 0 ? take_fd() : sys::UniqueFd();
-    if (const Result<void> mapped = pages->map(cursor.get(), doorbell.get()); !mapped.ok()) {
+    if (const Result<void> mapped = (*place)->map(cursor.get(), doorbell.get()); !mapped.ok()) {
         // Without its pages no attachment with that peer can work: each will say so.
-        peers_.erase(frame.client);
+        peers_.erase(place);
+    }
+}
+
+void Link::drop_peer(u64 client) {
+    const auto place = std::lower_bound(peers_.begin(), peers_.end(), client, is_before);
+    if (place != peers_.end() && (*place)->client() == client) {
+        peers_.erase(place);
+        sys::give_back_room(peers_);
     }
 }
 

@@ -7,51 +7,22 @@
 #pragma once
 
 #include "protocol/frame_reader.hpp"
+#include "rings.hpp"
 #include "sys/clock.hpp"
 #include "sys/mapping.hpp"
 #include "sys/unique_fd.hpp"
 
 #include <deque>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace ipcbus::client {
 
-using protocol::u16;
-using protocol::u32;
-using protocol::u64;
-using protocol::i64;
-
-/// Another client's pages (or our own, seen as a peer's). Shared by the attachments that use them;
-/// unmapped when the last one lets go.
-class PeerPages {
-public:
-    explicit PeerPages(const protocol::Geometry& geometry) : geometry_(geometry) {}
-
-    [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
-    /// Maps what the daemon sent; a page that is mapped already stays.
-    [[nodiscard]] sys::Result<void> map(int cursor_fd, int doorbell_fd);
-    [[nodiscard]] bool has_cursor() const { return cursor_.valid(); }
-    [[nodiscard]] bool has_doorbell() const { return doorbell_.valid(); }
-
-    /// Bounds have been checked by the caller: the numbers come from the daemon.
-    [[nodiscard]] const protocol::CursorSlot* slot(u32 slot) const;
-    [[nodiscard]] const std::atomic<u32>* asleep() const;
-    [[nodiscard]] protocol::DoorbellWaiter* waiters() const;
-    [[nodiscard]] protocol::DoorbellPublication* publication(u32 index) const;
-
-private:
-    protocol::Geometry geometry_;
-    sys::Mapping cursor_;
-    sys::Mapping doorbell_;
-};
-
 /// The daemon's refusal as an Error; a code that is none is a breach of the protocol.
 [[nodiscard]] sys::Error refusal(const protocol::ErrorFrame& frame);
 
-class Link {
+class Link : public std::enable_shared_from_this<Link> {
 public:
     /// Connects and says HELLO; on success the own pages are mapped and MAPPED is said.
     /// `deadline` is for all of it.
@@ -73,6 +44,7 @@ public:
     [[nodiscard]] protocol::CursorSlot& slot(u32 number) const;
     [[nodiscard]] protocol::DoorbellPublication& publication(u32 index) const;
     [[nodiscard]] protocol::MailboxPublication& mailbox(u32 index) const;
+    [[nodiscard]] Rings& rings() { return rings_; }
     /// Frames that the daemon has sent; a change means: read the socket.
     [[nodiscard]] const std::atomic<u64>& frames() const;
 
@@ -107,9 +79,9 @@ public:
     /// Says RECEIVED for the descriptors taken since the last time.
     void acknowledge_fds();
 
-    [[nodiscard]] std::shared_ptr<PeerPages> peer(u64 client) const;
+    [[nodiscard]] sys::Ref<PeerPages> peer(u64 client) const;
     void add_peer(const protocol::Peer& frame);
-    void drop_peer(u64 client) { peers_.erase(client); }
+    void drop_peer(u64 client);
 
 private:
     Link();
@@ -131,7 +103,8 @@ private:
     sys::Mapping mailbox_;
     std::vector<bool> waiters_;
     u32 first_free_ = 0;  ///< no waiter below it is free
-    std::map<u64, std::shared_ptr<PeerPages>> peers_;
+    std::vector<sys::Ref<PeerPages>> peers_;  ///< sorted by client
+    Rings rings_;
 };
 
 }  // namespace ipcbus::client

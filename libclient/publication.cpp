@@ -5,6 +5,7 @@
 #include "protocol/topic.hpp"
 #include "publisher.hpp"
 #include "subscriber.hpp"
+#include "sys/room.hpp"
 
 #include <sys/random.h>
 
@@ -95,6 +96,7 @@ Result<void> Publisher::advertise() {
     }
     const Bus::Lock guard = bus_.lock();
     ring_ = std::move(next);
+    publishes_until_look_ = 0;
     peers_.clear();
     home_ = std::move(home);
     generation_ = generation;
@@ -201,21 +203,10 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
                 continue;  // of a ring that we have left
             }
             for (const u64 attachment : delivery.members.detach) {
-                ring_->readers().remove(attachment);
-                peers_.erase(attachment);
+                remove_reader(attachment);
             }
             for (std::size_t i = 0; i < delivery.peers.size(); i++) {
-                const protocol::Member& member = delivery.members.attach[i];
-                const std::shared_ptr<PeerPages>& pages = delivery.peers[i];
-                if (pages == nullptr || !pages->has_cursor() || !pages->has_doorbell() ||
-                    member.slot >= pages->geometry().attachments_max) {
-                    continue;  // its pages could not be mapped: it can be neither heard nor rung
-                }
-                ring_->readers().add(protocol::ReaderEntry{
-                    member.attachment, pages->slot(member.slot), pages->asleep(),
-                    pages->waiters(), pages->geometry().waiters_max,
-                    member.slot % protocol::kActivityBits, member.start, member.reliable != 0});
-                peers_.emplace(member.attachment, pages);
+                add_reader(delivery.members.attach[i], delivery.peers[i]);
             }
             ring_->set_taken(delivery.members.number);
         }
@@ -226,6 +217,30 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
         if (!bus_.wait_for_frames(guard, home_.link, -1) && inbox_.empty()) {
             return Heard::hung_up;
         }
+    }
+}
+
+void Publisher::add_reader(const protocol::Member& member, const sys::Ref<PeerPages>& pages) {
+    if (!pages || !pages->has_cursor() || !pages->has_doorbell() ||
+        member.slot >= pages->geometry().attachments_max) {
+        return;  // its pages could not be mapped: it can be neither heard nor rung
+    }
+    if (!ring_->readers().knows(pages->waiters())) {
+        sys::make_room(peers_);
+        peers_.push_back(pages);
+    }
+    ring_->readers().add(protocol::ReaderEntry{
+        member.attachment, pages->slot(member.slot), &pages->waiters(),
+        member.slot % protocol::kActivityBits, member.start, member.reliable != 0});
+}
+
+void Publisher::remove_reader(u64 attachment) {
+    const protocol::PeerWaiters* const waiters = ring_->readers().remove(attachment);
+    if (waiters != nullptr && !ring_->readers().knows(*waiters)) {
+        std::erase_if(peers_, [waiters](const sys::Ref<PeerPages>& pages) {
+            return &pages->waiters() == waiters;
+        });
+        sys::give_back_room(peers_);
     }
 }
 

@@ -61,6 +61,8 @@ private:
     void complain(const protocol::ReaderTable::Fault& fault) override;
     bool is_own(u64 attachment) override;
 
+    [[nodiscard]] bool plain() const;
+    bool publish_plainly(const void* data, std::size_t bytes);
     int prepare(std::string_view topic, std::size_t bytes, u16* ret_topic_bytes);
     int too_large(std::size_t bytes) const;
     int refused(protocol::RingPublisher::Status status) const;
@@ -72,6 +74,8 @@ private:
     [[nodiscard]] sys::Result<protocol::Advertise> request() const;
     sys::Result<void> advertise();
     sys::Result<protocol::Advertised> obtain(const protocol::Advertise& request, Home& home);
+    void add_reader(const protocol::Member& member, const sys::Ref<PeerPages>& pages);
+    void remove_reader(u64 attachment);
     std::unique_ptr<protocol::RingPublisher> make_ring(const protocol::Advertised& granted,
                                                        const Home& home);
 
@@ -83,13 +87,13 @@ private:
     u64 generation_ = 0;
     Home home_;
     std::unique_ptr<protocol::RingPublisher> ring_;
-    /// The peers' pages that entries of the ReaderTable point into, by attachment.
-    std::unordered_map<u64, std::shared_ptr<PeerPages>> peers_;
+    /// The peers whose pages entries of the ReaderTable point into, each once.
+    std::vector<sys::Ref<PeerPages>> peers_;
 
     /// Stored under the control lock by any thread, applied by ours.
     struct Delivery {
         protocol::Members members;
-        std::vector<std::shared_ptr<PeerPages>> peers;  ///< of members.attach, in order
+        std::vector<sys::Ref<PeerPages>> peers;  ///< of members.attach, in order
     };
     std::vector<Delivery> inbox_;
 
@@ -97,6 +101,9 @@ private:
     u64 claimed_bytes_ = 0;
     u16 claimed_topic_bytes_ = 0;
     u32 publishes_until_look_ = 0;
+    /// Messages of fewer bytes may take the short way through publish(); 0: none may. Settled at
+    /// each look at the daemon, which a new ring makes due.
+    std::size_t plain_bytes_ = 0;
     i64 last_look_ns_ = 0;
     u64 moving_to_ = 0;   ///< the generation of the daemon to which the publication is to move
     i64 move_at_ns_ = 0;  ///< and when

@@ -126,10 +126,11 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
         }
     }
     Subscriber* found = nullptr;
-    const int result =
-        wait_until(*waiter_, nullptr, spin_, *this, timeout_ns, [&] { return try_wait(&found); });
+    const int result = wait_until(*waiter_, nullptr, patience_, *this, timeout_ns,
+                                  [&] { return try_wait(&found); });
     if (result == 0) {
         waiter_->fruitful();
+        patience_.distance.received(1);
         *ret_subscriber = found;
         return 0;
     }

@@ -33,7 +33,7 @@ private:
     u64 generation_ = 0;
     u32 waiter_number_ = 0;
     std::unique_ptr<protocol::Waiter> waiter_;
-    SpinBudget spin_{0};
+    Patience patience_{0};
     std::vector<Subscriber*> subscribers_;
     std::size_t turn_ = 0;
 };

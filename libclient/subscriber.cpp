@@ -5,8 +5,6 @@
 
 #include "protocol/topic.hpp"
 
-#include <unistd.h>
-
 namespace ipcbus::client {
 
 using protocol::Record;
@@ -18,26 +16,26 @@ namespace {
 constexpr int kSkipsMax = 64;
 /// Looks between two glances at the clock by a reader that never sleeps.
 constexpr u32 kLooksPerGlance = 64;
+/// Messages in a row that may be taken without looking at anything but the ring they stand in.
+constexpr u32 kPlainMax = 63;
 /// The same for one that finds nothing, awake.
 constexpr u32 kEmptyLooksPerGlance = 16;
 /// An honest writer overwrites the mark between two loads now and then, not so often in a row.
 constexpr u32 kResyncsInVainMax = 100;
 
-int this_thread() {
-    thread_local const int id = ::gettid();
-    return id;
-}
+/// Its address is another one in each thread; initial-exec makes it an addition, not a call.
+[[gnu::tls_model("initial-exec")]] thread_local const char this_thread = 0;
 
 }  // namespace
 
 bool Subscriber::used_by_this_thread() const {
     // relaxed: only ever compared with the own id, which only the own thread stores.
-    return thread_.load(std::memory_order_relaxed) == this_thread();
+    return thread_.load(std::memory_order_relaxed) == &this_thread;
 }
 
 void Subscriber::note_thread() {
     // relaxed: see used_by_this_thread.
-    thread_.store(this_thread(), std::memory_order_relaxed);
+    thread_.store(&this_thread, std::memory_order_relaxed);
 }
 
 int Subscriber::begin_use() {
@@ -60,7 +58,7 @@ u32 Subscriber::publication_count() {
         return 0;
     }
     attend();
-    return static_cast<u32>(attachments_.size());
+    return static_cast<u32>(source_.attachments().size());
 }
 
 /// No message: because there is none, or because there will be none any more.
@@ -73,6 +71,7 @@ int Subscriber::nothing() const {
 /// One look over what is active, in turn. 0: *ret_found is a record that is whole, as far as it was
 /// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells.
 int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
+    plain_left_ = 0;
     attend();
     if (untold_.result != 0) {
         return tell_untold(ret_message);
@@ -96,17 +95,20 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
 }
 
 int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
-    if (attached.lost_before_start != 0) {
-        return report_loss(attached, std::exchange(attached.lost_before_start, 0),
-                           "it went on in another ring before this one was attached", ret_message);
+    if (attached.has_aside) {
+        if (const u64 lost = take_lost_before_start(attached); lost != 0) {
+            return report_loss(attached, lost,
+                           "it went on in another ring before this one was attached",
+                               ret_message);
+        }
     }
     RingReader& reader = attached.reader();
     if (attached.latest) {
         u64 passed = 0;
-        if (reader.go_to_newest(passed) == RingReader::Resync::done) {
+        if (reader.go_to_newest(passed) == RingReader::Resync::done && passed != 0) {
             lost_ += passed;
             attached.count_lost(passed);
-            attached.passed_over += passed;
+            aside(attached).passed_over += passed;
         }
     }
     for (int skips = 0; skips < kSkipsMax; skips++) {
@@ -164,7 +166,7 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
 
 /// A publisher that breaks the protocol is heard no more; the others are.
 int Subscriber::corrupt(Attached& attached) {
-    const std::string topic = attached.topic;
+    const std::string topic(attached.ring().topic());
     let_go(attached);
     return failed(EPROTO, "a publisher of '" + topic +
                               "' has broken the protocol: nothing more is read from it");
@@ -176,14 +178,14 @@ int Subscriber::report_loss(Attached& attached, u64 lost, const char* why,
     attached.count_lost(lost);
     waiter().fruitful();
     *ret_message = ipcbus_message{};
-    std::memcpy(topic_, attached.topic.c_str(), attached.topic.size() + 1);
+    const std::string_view topic = attached.ring().topic();
+    std::memcpy(topic_, topic.data(), topic.size() + 1);
     ret_message->topic = topic_;
-    ret_message->topic_size = attached.topic.size();
+    ret_message->topic_size = topic.size();
     ret_message->sequence = attached.reader().expected();
-    ret_message->publication = attached.publication;
+    ret_message->publication = attached.ring().publication_number();
     ret_message->lost = lost;
-    return failed(ESTALE, std::to_string(lost) + " messages of '" + attached.topic +
-                              "' were lost: " + why);
+    return failed(ESTALE, std::to_string(lost) + " messages of '" + topic_ + "' were lost: " + why);
 }
 
 int Subscriber::tell_untold(ipcbus_message* ret_message) {
@@ -201,7 +203,8 @@ bool Subscriber::accepts(const Attached& attached, const Record& record) {
     protocol::copy_untrusted(topic_, record.topic, record.topic_bytes);
     topic_[record.topic_bytes] = '\0';
     const std::string_view topic(topic_, record.topic_bytes);
-    return protocol::valid_topic(topic) && protocol::topic_matches(attached.topic, topic) &&
+    return protocol::valid_topic(topic) &&
+           protocol::topic_matches(attached.ring().topic(), topic) &&
            protocol::topic_matches(filter_, topic);
 }
 
@@ -209,11 +212,12 @@ void Subscriber::describe(const Attached& attached, const Record& record,
                           ipcbus_message* ret_message) {
     *ret_message = ipcbus_message{record.payload,
                                   record.payload_bytes,
-                                  attached.filter ? topic_ : attached.topic.c_str(),
-                                  attached.filter ? record.topic_bytes : attached.topic.size(),
+                                  attached.filter ? topic_ : attached.ring().topic_text(),
+                                  attached.filter ? record.topic_bytes
+                                                  : attached.ring().topic().size(),
                                   record.sequence,
-                                  attached.publication,
-                                  attached.passed_over};
+                                  attached.ring().publication_number(),
+                                  attached.has_aside ? passed_over(attached) : 0};
 }
 
 /// For a set: whether there is anything to receive or to report. A loss that the look comes upon is
@@ -254,22 +258,68 @@ int Subscriber::try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret
     if (!fits) {
         return failed(EMSGSIZE, "the buffer is smaller than the message");
     }
-    reader.advance(found.record);
-    attached.passed_over = 0;
+    if (attached.has_aside) {
+        forget_passed_over(attached);
+    }
+    taken(attached, found.record);
+    source_.fruitful(attached);
+    note_plain(attached);
+    return 0;
+}
+
+/// The record has been received: the reader goes behind it.
+void Subscriber::taken(Attached& attached, const Record& record) {
+    attached.reader().advance(record);
     attached.moved();
     attached.count_received(1);
-    source_.fruitful(attached);
-    return 0;
+    patience_.distance.received(1);
+}
+
+/// The next messages may be taken the short way, if they are there.
+void Subscriber::note_plain(Attached& attached) {
+    if (!attached.filter && !attached.latest && !attached.has_aside) {
+        plain_ = &attached;
+        plain_left_ = kPlainMax;
+    }
+}
+
+/// The short way, for most messages: the one that follows the last in the same ring. False: it is
+/// not there, or there is more to say of it, and nothing has happened. Who else may have a message,
+/// or what the daemon may have said, is looked at after kPlainMax of them, or when there is none.
+bool Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
+    plain_left_--;
+    note_thread();
+    Attached& attached = *plain_;
+    Record record;
+    if (attached.reader().look(record) != RingReader::Look::record ||
+        record.payload_bytes > bytes) {
+        return false;
+    }
+    if (record.payload_bytes != 0) {
+        protocol::copy_untrusted(buffer, record.payload, record.payload_bytes);
+    }
+    if (!attached.reader().intact(record.position)) {
+        return false;
+    }
+    if (ret_message != nullptr) {
+        describe(attached, record, ret_message);
+        ret_message->data = buffer;
+    }
+    taken(attached, record);
+    return true;
 }
 
 int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
                         ipcbus_message* ret_message) {
+    if (plain() && receive_plainly(buffer, bytes, ret_message)) {
+        return 0;
+    }
     if (const int error = begin_use(); error != 0) {
         return error;
     }
     ipcbus_message unwanted;
     ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
-    const int result = wait_until(waiter(), &source_, spin_, *this, timeout_ns,
+    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns,
                                   [&] { return try_receive(buffer, bytes, message); });
     if (result == 0) {
         waiter().fruitful();
@@ -284,38 +334,67 @@ i64 Subscriber::try_borrow(ipcbus_message* ret_messages, std::size_t count) {
         return result;
     }
     Attached& attached = *found.attached;
+    if (const i64 taken = lend(attached, found.record, ret_messages, count); taken != 0) {
+        if (attached.has_aside) {
+            forget_passed_over(attached);
+        }
+        note_plain(attached);
+        return taken;
+    }
+    return lapped(attached, ret_messages);
+}
+
+/// Lends `first` and what follows it. 0: it was overtaken meanwhile.
+i64 Subscriber::lend(Attached& attached, const Record& first, ipcbus_message* ret_messages,
+                     std::size_t count) {
     const RingReader& reader = attached.reader();
-    Record last = found.record;
-    describe(attached, last, ret_messages);
+    describe(attached, first, ret_messages);
+    if (attached.filter && count > 1) {
+        ret_messages[0].topic = reinterpret_cast<const char*>(first.topic);
+    }
+    ipcbus_message message = ret_messages[0];
+    message.lost = 0;
     std::size_t taken = 1;
+    u64 next = first.next;
+    u64 sequence = first.sequence + 1;
     // The whole batch stands in one piece of the ring: cursors are kept back until release, so it
     // ends where a batch of cursors would.
-    const u64 batch_end = last.position + reader.ring().capacity / protocol::kCursorPart;
-    while (taken < count && protocol::distance(batch_end, last.next) > 0) {
-        Record next;
-        if (reader.look_behind(last, next) != RingReader::Look::record ||
-            (attached.filter && !accepts(attached, next))) {
+    const u64 batch_end = first.position + reader.ring().capacity / protocol::kCursorPart;
+    while (taken < count && protocol::distance(batch_end, next) > 0) {
+        Record record;
+        if (reader.look_at(next, sequence, record) != RingReader::Look::record ||
+            (attached.filter && !accepts(attached, record))) {
             break;
         }
-        describe(attached, next, &ret_messages[taken]);
         if (attached.filter) {
-            ret_messages[taken].topic = reinterpret_cast<const char*>(next.topic);
+            message.topic = reinterpret_cast<const char*>(record.topic);
+            message.topic_size = record.topic_bytes;
         }
-        last = next;
-        taken++;
+        message.data = record.payload;
+        message.size = record.payload_bytes;
+        message.sequence = sequence;
+        ret_messages[taken++] = message;
+        next = record.next;
+        sequence++;
     }
-    if (attached.filter && count > 1) {
-        ret_messages[0].topic = reinterpret_cast<const char*>(found.record.topic);
+    if (!reader.intact(first.position)) {
+        return 0;
     }
-    if (!reader.intact(found.record.position)) {
-        return lapped(attached, ret_messages);
-    }
-    attached.passed_over = 0;
     loan_ = &attached;
-    loan_first_ = found.record;
-    loan_last_ = last;
+    loan_position_ = first.position;
+    loan_next_ = next;
     loan_count_ = taken;
     return static_cast<i64>(taken);
+}
+
+/// The short way, as receive_plainly(). 0: no.
+i64 Subscriber::borrow_plainly(ipcbus_message* ret_messages, std::size_t count) {
+    plain_left_--;
+    note_thread();
+    Record record;
+    return plain_->reader().look(record) == RingReader::Look::record
+               ? lend(*plain_, record, ret_messages, count)
+               : 0;
 }
 
 int Subscriber::borrow(i64 timeout_ns, ipcbus_message* ret_message) {
@@ -324,10 +403,15 @@ int Subscriber::borrow(i64 timeout_ns, ipcbus_message* ret_message) {
 }
 
 i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::size_t count) {
+    if (plain()) {
+        if (const i64 taken = borrow_plainly(ret_messages, count); taken != 0) {
+            return taken;
+        }
+    }
     if (const int error = begin_use(); error != 0) {
         return error;
     }
-    const int result = wait_until(waiter(), &source_, spin_, *this, timeout_ns, [&] {
+    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, [&] {
         return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
     });
     if (result == 1) {
@@ -345,13 +429,14 @@ int Subscriber::release() {
         return failed(ENOENT, "nothing is borrowed");
     }
     Attached& attached = *std::exchange(loan_, nullptr);
-    if (!attached.reader().intact(loan_first_.position)) {
+    if (!attached.reader().intact(loan_position_)) {
         // Not advanced: the next look finds itself lapped, and counts these as lost, too.
         return failed(ESTALE, "what was lent has been overwritten meanwhile");
     }
-    attached.reader().advance(loan_last_);
+    attached.reader().advance_to(loan_next_, loan_count_);
     attached.moved();
     attached.count_received(loan_count_);
+    patience_.distance.received(loan_count_);
     source_.fruitful(attached);
     return 0;
 }

@@ -4,6 +4,7 @@
 // stored by whichever thread reads the socket.
 #pragma once
 
+#include "attached.hpp"
 #include "bus.hpp"
 #include "wait_loop.hpp"
 
@@ -12,36 +13,6 @@
 namespace ipcbus::client {
 
 class Subscriber;
-
-/// What tells that two rings are of one publication. The uid is the kernel's word: nobody can pass
-/// for a publication of another uid by repeating its lineage.
-struct Lineage {
-    u32 uid = 0;
-    protocol::Id128 id{};
-    auto operator<=>(const Lineage&) const = default;
-};
-
-/// An attachment with what keeps its memory alive. Owned by its subscriber.
-struct Attached : protocol::Attachment {
-    Attached(const protocol::Attached& told, sys::RingMapping&& mapped,
-             std::shared_ptr<Link> on_link, std::shared_ptr<PeerPages> pages);
-
-    u64 id;
-    u64 publication;
-    Lineage lineage;
-    u64 passed_over = 0;  ///< by a `latest` reader, before the message it reads next
-    u64 lost_before_start = 0;  ///< messages between the last ring of this lineage and this one
-    u32 resyncs_in_vain = 0;
-    bool filter;                ///< each record names its topic
-    bool lossy;
-    bool latest;
-    bool ended = false;  ///< the publisher is gone: what is there is all there will be
-    i64 orphaned_ns = 0;  ///< since when it is from a daemon that is no more; 0: it is not
-    std::string topic;
-    sys::RingMapping ring;
-    std::shared_ptr<Link> link;
-    std::shared_ptr<PeerPages> writer;
-};
 
 class Set;
 
@@ -81,11 +52,11 @@ private:
 
     /// Stored under the control lock by any thread, applied by ours.
     struct Delivery {
-        protocol::Attached attached;
-        sys::RingMapping ring;
-        sys::Error error;  ///< why there is no ring
-        u64 ended = 0;
-        protocol::u8 reason = 0;
+        std::unique_ptr<Attached> attached;
+        u64 ended = 0;  ///< the attachment that has
+        u8 reason = 0;
+        int code = 0;       ///< an attachment could not be made;
+        std::string fault;  ///< why
     };
 
     // protocol::Elsewhere
@@ -105,6 +76,15 @@ private:
     int corrupt(Attached& attached);
     int nothing() const;
     int try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
+    i64 lend(Attached& attached, const protocol::Record& first, ipcbus_message* ret_messages,
+             std::size_t count);
+    [[nodiscard]] bool plain() const {
+        return plain_left_ != 0 && loan_ == nullptr && !bus_.in_child();
+    }
+    void note_plain(Attached& attached);
+    bool receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
+    i64 borrow_plainly(ipcbus_message* ret_messages, std::size_t count);
+    void taken(Attached& attached, const protocol::Record& record);
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);
     void describe(const Attached& attached, const protocol::Record& record,
                   ipcbus_message* ret_message);
@@ -120,11 +100,21 @@ private:
     }
     void hear_control();
     void take_inbox();
-    void attach(Delivery& delivery);
+    void attach(std::unique_ptr<Attached>& attached);
     void end(u64 attachment, protocol::EndReason reason);
-    void admit(std::unique_ptr<Attached> attached);
+    void admit(std::unique_ptr<Attached>& attached);
+    bool receive_attached(Link& link, std::span<const std::byte> fields, Delivery& ret_delivery);
+    void unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&);
+    [[nodiscard]] bool has_kin(const Attached& attached) const;
     void let_go(Attached& attached);
     void drop_orphans(i64 now_ns);
+    [[nodiscard]] i64 orphaned_ns(const Attached& attached) const;
+    Aside& aside(Attached& attached);
+    [[nodiscard]] u64 passed_over(const Attached& attached) const;
+    u64 take_lost_before_start(Attached& attached);
+    void drop_if_empty(Attached& attached);
+    void leave();
+    void forget_passed_over(Attached& attached);
     void look_at_connection();
     /// The waiter that this thread sleeps on: its own, or its set's.
     [[nodiscard]] protocol::Waiter& waiter() const { return *source_.waiter(); }
@@ -139,7 +129,7 @@ private:
     Bus& bus_;
     const std::string filter_;
     SubscriberOptions options_;
-    SpinBudget spin_;
+    Patience patience_;
     u64 generation_ = 0;
     std::shared_ptr<Link> link_;
     u64 subscription_ = 0;
@@ -148,20 +138,26 @@ private:
     // Its own waiter; while it is in a set, the set's.
     u32 waiter_number_ = 0;
     std::unique_ptr<protocol::Waiter> waiter_;
-    protocol::Source source_;
+    Feed source_{*this};  ///< owns the attachments that are read
     Set* set_ = nullptr;
     std::atomic<u32>* bell_ = nullptr;
     const std::atomic<u32>* asleep_ = nullptr;
 
-    std::vector<std::unique_ptr<Attached>> attachments_;
     /// Successors that wait until the ring before them is drained.
     std::vector<std::unique_ptr<Attached>> held_;
     /// Sequence expected next of publications whose ring has ended here.
     std::map<Lineage, u64> expected_;
+    std::vector<Aside> asides_;
+    /// Links of daemons that are no more, and since when we know; the last one is the latest.
+    std::vector<std::pair<const Link*, i64>> orphaned_links_;
+    std::size_t orphans_ = 0;  ///< attachments that are from them
 
     std::vector<Delivery> inbox_;
     std::atomic<bool> news_{false};
-    std::atomic<int> thread_{0};  ///< that last used this handle
+    std::atomic<const char*> thread_{nullptr};  ///< that last used this handle
+    /// Where the next message is expected, while plain_left_ is not 0.
+    Attached* plain_ = nullptr;
+    u32 plain_left_ = 0;  ///< messages that may be taken the short way
     u32 looks_ = 0;
     u32 empty_looks_ = 0;
 
@@ -175,8 +171,8 @@ private:
     };
     Untold untold_;
     Attached* loan_ = nullptr;
-    protocol::Record loan_first_;
-    protocol::Record loan_last_;
+    u64 loan_position_ = 0;  ///< of its first record
+    u64 loan_next_ = 0;      ///< position behind its last
     u64 loan_count_ = 0;
     i64 last_look_ns_ = 0;
     char topic_[protocol::kTopicBytesMax + 1] = {};

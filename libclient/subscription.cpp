@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The control side of a Subscriber: subscribing, being attached and detached, going on under
-// another daemon. Receiving is in subscriber.cpp.
+// The control side of a Subscriber: subscribing, what the daemon's frames bring, going on under
+// another daemon. What becomes of each attachment is in attached.cpp, receiving in subscriber.cpp.
 #include "subscriber.hpp"
 
 #include "protocol/topic.hpp"
 #include "set.hpp"
-#include "sys/memfd.hpp"
+#include "sys/room.hpp"
 
 namespace ipcbus::client {
 
@@ -17,45 +17,11 @@ using sys::Result;
 namespace {
 
 constexpr i64 kLookNs = 100'000'000;
-/// How long a ring of a daemon that is no more is kept once it is empty: its publisher, if it
-/// lives, closes it as soon as it has found the new daemon.
-constexpr i64 kOrphanNs = 10'000'000'000;
-/// Sequences remembered of rings that were closed, for their successors. Each entry is small; a
-/// bus on which publishers come and go must not make it grow for ever.
-constexpr std::size_t kExpectedMax = 1024;
-
-protocol::ReadableRing readable(const sys::RingMapping& mapped, const protocol::Attached& told) {
-    return {reinterpret_cast<const protocol::RingHeader*>(mapped.header()), mapped.data(),
-            mapped.capacity(), told.record_bytes_max};
-}
-
-/// A ring as it must be: of a size that nobody can change any more, and written by nobody new.
-Result<sys::RingMapping> map_sealed(int fd, u64 ring_bytes) {
-    IPCBUS_TRY(sys::expect_seals(fd, sys::kSealsRing));
-    return sys::map_ring(fd, protocol::kRingDataOffset, ring_bytes, sys::Access::read_only);
-}
 
 }  // namespace
 
-Attached::Attached(const protocol::Attached& told, sys::RingMapping&& mapped,
-                   std::shared_ptr<Link> on_link, std::shared_ptr<PeerPages> pages)
-    : Attachment(readable(mapped, told), told.start, told.start_sequence,
-                 Words{&on_link->slot(told.slot), pages->publication(told.index),
-                       &pages->waiters()[told.waiter].bell,
-                       told.slot % protocol::kActivityBits}),
-      id(told.attachment),
-      publication(told.publication),
-      lineage{told.uid, told.lineage},
-      filter(protocol::has_wildcards(told.topic)),
-      lossy(told.mode != static_cast<protocol::u8>(protocol::ReaderMode::reliable)),
-      latest(told.mode == static_cast<protocol::u8>(protocol::ReaderMode::latest)),
-      topic(told.topic),
-      ring(std::move(mapped)),
-      link(std::move(on_link)),
-      writer(std::move(pages)) {}
-
 Subscriber::Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options)
-    : bus_(bus), filter_(std::move(filter)), options_(options), spin_(options.spin_ns) {}
+    : bus_(bus), filter_(std::move(filter)), options_(options), patience_(options.spin_ns) {}
 
 Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::string& filter,
                                                        const SubscriberOptions& options) {
@@ -92,10 +58,11 @@ Result<void> Subscriber::subscribe() {
     {
         const Bus::Lock guard = bus_.lock();
         const u64 generation = bus_.generation();
+        unroute(inbox_, guard);
+        inbox_.clear();
         if (const std::shared_ptr<Link> link = bus_.link(guard); link != link_) {
             IPCBUS_TRY(move_to(link));
         }
-        inbox_.clear();
         generation_ = generation;
         subscription_ = 0;
         // acquire: pairs with the daemon's count after each send; later frames are heard later.
@@ -114,11 +81,19 @@ Result<void> Subscriber::subscribe() {
 }
 
 void Subscriber::resubscribe() {
-    const i64 now_ns = sys::monotonic_ns();
-    for (const auto* attachments : {&attachments_, &held_}) {
-        for (const auto& attached : *attachments) {
-            attached->orphaned_ns = attached->orphaned_ns == 0 ? now_ns : attached->orphaned_ns;
-        }
+    const std::size_t orphans_before = orphans_;
+    const auto orphan = [this](Attached& attached) {
+        orphans_ += attached.orphaned ? 0 : 1;
+        attached.orphaned = true;
+    };
+    for (protocol::Attachment* attachment : source_.attachments()) {
+        orphan(static_cast<Attached&>(*attachment));
+    }
+    for (const auto& attached : held_) {
+        orphan(*attached);
+    }
+    if (orphans_ != orphans_before) {
+        orphaned_links_.emplace_back(link_.get(), sys::monotonic_ns());
     }
     // A refusal leaves us with the rings we have; the next look at the connection tries again.
     if (!subscribe().ok()) {
@@ -127,22 +102,28 @@ void Subscriber::resubscribe() {
 }
 
 Subscriber::~Subscriber() {
-    if (bus_.in_child()) {
-        return;
+    if (!bus_.in_child()) {
+        leave();
     }
+    for (protocol::Attachment* attachment : source_.attachments()) {
+        delete static_cast<Attached*>(attachment);
+    }
+}
+
+/// Unsubscribes, and gives back what is in the client's pages.
+void Subscriber::leave() {
     if (set_ != nullptr) {
         set_->remove(*this);
     }
     {
         const Bus::Lock guard = bus_.lock();
         bus_.forget(this, guard);
-        for (const Delivery& delivery : inbox_) {
-            bus_.unroute_attachment(delivery.attached.attachment);
-        }
     }
-    for (const auto& attached : attachments_) {
-        waiter_->detach(*attached);
-        attached->clear_slot();
+    if (waiter_ != nullptr) {
+        waiter_->remove(source_);  // before the slots are cleared: it unparks
+    }
+    for (protocol::Attachment* attachment : source_.attachments()) {
+        attachment->clear_slot();
     }
     if (subscription_ != 0 && generation_ == bus_.generation() && !bus_.lost()) {
         try {
@@ -152,7 +133,6 @@ Subscriber::~Subscriber() {
         }
     }
     if (waiter_ != nullptr) {
-        waiter_->remove(source_);
         const Bus::Lock guard = bus_.lock();
         link_->give_waiter(waiter_number_);
     }
@@ -161,24 +141,12 @@ Subscriber::~Subscriber() {
 // ------------------------------------------------------------------------------ frames, stored
 
 void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const std::byte> fields) {
+    sys::make_room(inbox_);
     Delivery delivery;
     if (header.type == FrameType::attached) {
-        const sys::UniqueFd fd = link.take_fd();
-        protocol::Attached& told = delivery.attached;
-        if (!protocol::decode(fields, told) || told.ring_bytes > protocol::kRingBytesMax ||
-            told.slot >= link.welcome().geometry.attachments_max) {
+        if (!receive_attached(link, fields, delivery)) {
             return;
         }
-        Result<sys::RingMapping> ring = map_sealed(fd.get(), told.ring_bytes);
-        if (ring.ok() && reinterpret_cast<const protocol::RingHeader*>(ring.value().header())
-                                 ->incompatible_flags != 0) {
-            delivery.error = fail(EPROTONOSUPPORT, "its ring is of a newer version");
-        } else if (ring.ok()) {
-            delivery.ring = std::move(ring).value();
-        } else {
-            delivery.error = std::move(ring.error());
-        }
-        bus_.route_attachment(told.attachment, this);
     } else {
         protocol::Ended ended;
         if (!protocol::decode(fields, ended)) {
@@ -188,6 +156,29 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
         delivery.reason = ended.reason;
     }
     inbox_.push_back(std::move(delivery));
+}
+
+/// False: the frame cannot be true.
+bool Subscriber::receive_attached(Link& link, std::span<const std::byte> fields,
+                                  Delivery& ret_delivery) {
+    const sys::UniqueFd fd = link.take_fd();
+    protocol::Attached told;
+    if (!protocol::decode(fields, told) || told.ring_bytes > protocol::kRingBytesMax ||
+        told.slot >= link.welcome().geometry.attachments_max) {
+        return false;
+    }
+    Result<CountedRing> ring =
+        link.rings().take(link.shared_from_this(), told, fd.get(), link.peer(told.peer));
+    if (!ring.ok()) {
+        // The slot still is zero.
+        ret_delivery.code = ring.error().code;
+        ret_delivery.fault = "cannot attach to '" + told.topic + "': " + ring.error().what;
+        link.send(protocol::Detached{told.attachment}, Link::next_request());
+        return true;
+    }
+    ret_delivery.attached = std::make_unique<Attached>(told, std::move(ring).value(), source_);
+    bus_.route_attachment(*ret_delivery.attached);
+    return true;
 }
 
 void Subscriber::ring_at(Link& link, u32 waiter) {
@@ -262,117 +253,28 @@ void Subscriber::take_inbox() {
         const Bus::Lock guard = bus_.lock();
         deliveries.swap(inbox_);
     }
-    for (Delivery& delivery : deliveries) {
-        if (delivery.ended == 0) {
-            attach(delivery);
-            continue;
+    try {
+        for (Delivery& delivery : deliveries) {
+            if (delivery.attached != nullptr) {
+                attach(delivery.attached);
+            } else if (delivery.ended != 0) {
+                end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
+            } else {
+                untold_.result = -delivery.code;
+                untold_.text = std::move(delivery.fault);
+            }
         }
-        end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
+    } catch (...) {
+        unroute(deliveries, bus_.lock());
+        throw;
     }
 }
 
-void Subscriber::end(u64 attachment, protocol::EndReason reason) {
-    const auto is_it = [attachment](const auto& attached) { return attached->id == attachment; };
-    if (const auto held = std::find_if(held_.begin(), held_.end(), is_it); held != held_.end()) {
-        (*held)->ended = true;  // read to its end when its turn has come
-        return;
-    }
-    const auto found = std::find_if(attachments_.begin(), attachments_.end(), is_it);
-    if (found == attachments_.end()) {
-        return;
-    }
-    Attached& attached = **found;
-    attached.ended = true;
-    waiter().activate(attached);  // it may have news that nobody rang for
-    if (reason == protocol::EndReason::detached && loan_ != &attached) {
-        let_go(attached);
-    }
-}
-
-void Subscriber::attach(Delivery& delivery) {
-    const protocol::Attached& told = delivery.attached;
-    std::shared_ptr<PeerPages> pages;
-    {
-        const Bus::Lock guard = bus_.lock();
-        pages = link_->peer(told.peer);
-        if (!delivery.ring.valid() || pages == nullptr || !pages->has_doorbell() ||
-            told.index >= pages->geometry().publications_max ||
-            told.waiter >= pages->geometry().waiters_max ||
-            told.record_bytes_max > protocol::record_bytes_max(told.ring_bytes)) {
-            // The slot still is zero.
-            const int code = delivery.error.code != 0 ? delivery.error.code : ENOMEM;
-            untold_.result = -code;
-            untold_.text = "cannot attach to '" + told.topic + "': " +
-                           (delivery.error.what.empty()
-                                ? std::string("its publisher's pages cannot be mapped")
-                                : delivery.error.what);
-            bus_.unroute_attachment(told.attachment);
-            link_->send(protocol::Detached{told.attachment}, Link::next_request());
-            return;
-        }
-    }
-    auto attached =
-        std::make_unique<Attached>(told, std::move(delivery.ring), link_, std::move(pages));
-    // A publication's rings are read one after the other: each ends, closed or given up.
-    const auto before = [&](const auto& other) { return other->lineage == attached->lineage; };
-    if (std::any_of(attachments_.begin(), attachments_.end(), before) ||
-        std::any_of(held_.begin(), held_.end(), before)) {
-        held_.push_back(std::move(attached));
-    } else {
-        admit(std::move(attached));
-    }
-}
-
-/// Reads it from now on. What lies between the ring before it and this one is lost.
-void Subscriber::admit(std::unique_ptr<Attached> attached) {
-    if (const auto known = expected_.find(attached->lineage); known != expected_.end()) {
-        const i64 missing = protocol::distance(attached->reader().expected(), known->second);
-        attached->lost_before_start = missing > 0 ? static_cast<u64>(missing) : 0;
-        expected_.erase(known);
-    }
-    waiter().attach(source_, *attached);
-    attachments_.push_back(std::move(attached));
-}
-
-/// Ends an attachment: its ring is drained, or no more to be read.
-void Subscriber::let_go(Attached& attached) {
-    const Lineage lineage = attached.lineage;
-    if (expected_.size() >= kExpectedMax) {
-        expected_.erase(expected_.begin());
-    }
-    u64& expected = expected_.try_emplace(lineage, attached.reader().expected()).first->second;
-    if (protocol::distance(attached.reader().expected(), expected) > 0) {
-        expected = attached.reader().expected();
-    }
-    waiter().detach(attached);
-    attached.clear_slot();
-    {
-        const Bus::Lock guard = bus_.lock();
-        bus_.unroute_attachment(attached.id);
-        attached.ring.reset();
-        if (attached.link == link_ && !bus_.lost()) {
-            link_->send(protocol::Detached{attached.id}, Link::next_request());
-        }
-    }
-    std::erase_if(attachments_, [&](const auto& other) { return other.get() == &attached; });
-    for (std::size_t i = 0; i < held_.size(); i++) {
-        if (held_[i]->lineage == lineage) {
-            std::unique_ptr<Attached> successor = std::move(held_[i]);
-            held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(i));
-            admit(std::move(successor));
-            break;
-        }
-    }
-}
-
-void Subscriber::drop_orphans(i64 now_ns) {
-    for (std::size_t i = attachments_.size(); i-- != 0;) {
-        Attached& attached = *attachments_[i];
-        if (attached.orphaned_ns != 0 && now_ns - attached.orphaned_ns > kOrphanNs &&
-            loan_ != &attached && !attached.reader().news()) {
-            let_go(attached);
-            // Perhaps in the middle of going to sleep: what took its place is to be looked at.
-            news_.store(true, std::memory_order_relaxed);
+/// Of attachments that will not be read no frame is awaited.
+void Subscriber::unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&) {
+    for (const Delivery& delivery : deliveries) {
+        if (delivery.attached != nullptr) {
+            bus_.unroute_attachment(*delivery.attached);
         }
     }
 }

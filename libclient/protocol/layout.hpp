@@ -66,7 +66,7 @@ using u64 = std::uint64_t;
 using i64 = std::int64_t;
 
 /// Raised by one when anything in this file changes its place or meaning. HELLO carries it.
-inline constexpr u32 kLayoutVersion = 1;
+inline constexpr u32 kLayoutVersion = 2;
 
 // ---------------------------------------------------------------------------------------- ring
 
@@ -97,6 +97,10 @@ struct RingHeader {
     /// The cursor that a blocked publisher needs (position + record + 16 - capacity), 0: not
     /// blocked. A reader whose cursor passes it rings the publisher.
     std::atomic<u64> wanted;
+    /// 1: publishes go without a full fence, and a reader that wants to sleep has to bring one
+    /// about (waiter.hpp); 0: each publish ends with one.
+    std::atomic<u32> unfenced;
+    u32 reserved1;
 
     // Line 2: written with each publish, looked at by lapped readers, `latest` readers and the
     // daemon.
@@ -287,6 +291,7 @@ static_assert(offsetof(RingHeader, record_alignment) == 48);
 static_assert(offsetof(RingHeader, record_bytes_max) == 52);
 static_assert(offsetof(RingHeader, announced) == 64);
 static_assert(offsetof(RingHeader, wanted) == 72);
+static_assert(offsetof(RingHeader, unfenced) == 80);
 static_assert(offsetof(RingHeader, newest) == 128);
 static_assert(offsetof(RingHeader, marks) == 192);
 

@@ -2,7 +2,10 @@
 // The writer's view of its readers: cursors, stalls, rounds. The protocol is in reader_table.hpp.
 #include "protocol/reader_table.hpp"
 
+#include "sys/room.hpp"
+
 #include <algorithm>
+#include <utility>
 
 namespace ipcbus::protocol {
 
@@ -10,42 +13,62 @@ void ReaderTable::add(const ReaderEntry& entry) {
     if (contains(entry.attachment)) {
         return;
     }
-    Reader reader;
-    reader.entry = entry;
-    reader.cursor = entry.start;
-    reader.slice_cursor = entry.start;
-    readers_.push_back(reader);
+    sys::make_room(readers_);
+    readers_.push_back(Reader{.attachment = entry.attachment,
+                              .slot = entry.slot,
+                              .waiters = entry.waiters,
+                              .cursor = entry.start,
+                              .bit = static_cast<u16>(entry.bit),
+                              .reliable = entry.reliable});
+    changes_++;
     round_due_ = true;
 }
 
-void ReaderTable::remove(u64 attachment) {
-    std::erase_if(readers_, [attachment](const Reader& reader) {
-        return reader.entry.attachment == attachment;
-    });
+const PeerWaiters* ReaderTable::remove(u64 attachment) {
+    changes_++;
+    const auto found =
+        std::find_if(readers_.begin(), readers_.end(), [attachment](const Reader& reader) {
+            return reader.attachment == attachment;
+        });
+    if (found == readers_.end()) {
+        return nullptr;
+    }
+    const PeerWaiters* const waiters = found->waiters;
+    readers_.erase(found);
+    sys::give_back_room(readers_);
+    return waiters;
 }
 
 bool ReaderTable::contains(u64 attachment) const {
     return std::any_of(readers_.begin(), readers_.end(), [attachment](const Reader& reader) {
-        return reader.entry.attachment == attachment;
+        return reader.attachment == attachment;
     });
+}
+
+bool ReaderTable::knows(const PeerWaiters& waiters) const {
+    return std::any_of(readers_.begin(), readers_.end(),
+                       [&waiters](const Reader& reader) { return reader.waiters == &waiters; });
 }
 
 u64 ReaderTable::smallest_cursor(u64 position) {
     u64 smallest = position;
     for (Reader& reader : readers_) {
-        if (!reader.entry.reliable) {
+        if (!reader.reliable) {
             continue;
         }
         // [W1] acquire: the reads below the cursor are done. Pairs with [R6].
-        const u64 cursor_untrusted = reader.entry.slot->cursor.load(std::memory_order_acquire);
+        const u64 cursor_untrusted = reader.slot->cursor.load(std::memory_order_acquire);
         const u64 cursor = cursor_untrusted == 0 ? reader.cursor : cursor_untrusted;
         if (distance(cursor, reader.cursor) < 0 || distance(cursor, position) > 0) {
-            reader.entry.reliable = false;
-            faults_.push_back({reader.entry.attachment, Complaint::bad_cursor});
+            reader.reliable = false;
+            faults_.push_back({reader.attachment, Complaint::bad_cursor});
             continue;
         }
-        moves_ += cursor != reader.cursor ? 1 : 0;
-        reader.cursor = cursor;
+        if (cursor != reader.cursor) {
+            moves_++;
+            reader.moved = true;
+            reader.cursor = cursor;
+        }
         if (distance(smallest, cursor) > 0) {
             smallest = cursor;
         }
@@ -56,15 +79,14 @@ u64 ReaderTable::smallest_cursor(u64 position) {
 bool ReaderTable::stall(u64 needed, u32 slices_max) {
     bool demoted = false;
     for (Reader& reader : readers_) {
-        if (!reader.entry.reliable || distance(reader.cursor, needed) >= 0) {
+        if (!reader.reliable || distance(reader.cursor, needed) >= 0) {
             continue;
         }
-        if (reader.cursor != reader.slice_cursor) {
-            reader.slice_cursor = reader.cursor;
+        if (std::exchange(reader.moved, false)) {
             reader.slices = 0;
         } else if (++reader.slices >= slices_max) {
-            reader.entry.reliable = false;
-            faults_.push_back({reader.entry.attachment, Complaint::stalled});
+            reader.reliable = false;
+            faults_.push_back({reader.attachment, Complaint::stalled});
             demoted = true;
         }
     }
@@ -77,7 +99,7 @@ void ReaderTable::round(DoorbellPublication& own) {
     own.sleepers.exchange(0, std::memory_order_acquire);
     for (Reader& reader : readers_) {
         // [P3] relaxed: ordered by the exchange.
-        const u64 parked_untrusted = reader.entry.slot->parked.load(std::memory_order_relaxed);
+        const u64 parked_untrusted = reader.slot->parked.load(std::memory_order_relaxed);
         if (is_parked(parked_untrusted) && parked_untrusted != reader.rung) {
             reader.rung = parked_untrusted;  // [P4] the value loaded, not one loaded again
             ring(reader);
@@ -87,18 +109,18 @@ void ReaderTable::round(DoorbellPublication& own) {
 
 void ReaderTable::ring(Reader& reader) {
     const u32 number = parked_waiter(reader.rung);
-    if (number >= reader.entry.waiters_max) {
+    if (number >= reader.waiters->waiters_max) {
         return;
     }
-    DoorbellWaiter& waiter = reader.entry.waiters[number];
-    const u32 bit = reader.entry.bit;
+    DoorbellWaiter& waiter = reader.waiters->doorbell[number];
+    const u32 bit = reader.bit;
     // [P5] release: the record. Pairs with [A2].
     waiter.activity[bit / 64].fetch_or(u64{1} << (bit % 64), std::memory_order_release);
     // [P6] release, after the bit. Pairs with [A1].
     waiter.summary.fetch_or(u64{1} << (bit / 64), std::memory_order_release);
     full_fence();  // [P7] pairs with [S5]
     // [P8] relaxed: ordered by the fence.
-    if ((reader.entry.asleep[number].load(std::memory_order_relaxed) & 1) != 0) {
+    if ((reader.waiters->asleep[number].load(std::memory_order_relaxed) & 1) != 0) {
         ring_bell(waiter.bell);
     }
 }

@@ -29,13 +29,18 @@
 
 namespace ipcbus::protocol {
 
+/// Where the waiters of one peer are, in its pages.
+struct PeerWaiters {
+    const std::atomic<u32>* asleep = nullptr;  ///< of waiter 0
+    DoorbellWaiter* doorbell = nullptr;        ///< of waiter 0
+    u32 waiters_max = 0;
+};
+
 /// One attachment of a publication. Pointers into the peer's pages, which outlive the entry.
 struct ReaderEntry {
     u64 attachment = 0;
     const CursorSlot* slot = nullptr;
-    const std::atomic<u32>* asleep = nullptr;  ///< of waiter 0; waiters_max of them
-    DoorbellWaiter* waiters = nullptr;         ///< waiter 0
-    u32 waiters_max = 0;
+    const PeerWaiters* waiters = nullptr;  ///< outlives the entry, too
     u32 bit = 0;
     u64 start = 0;  ///< its cursor, until the slot holds one
     bool reliable = false;
@@ -51,20 +56,26 @@ public:
 
     /// Takes an attachment in; a second time with the same id is ignored. A round is due.
     void add(const ReaderEntry& entry);
-    void remove(u64 attachment);
+    /// Whose it was; nullptr: there is none of that id.
+    const PeerWaiters* remove(u64 attachment);
+    [[nodiscard]] bool empty() const { return readers_.empty(); }
     [[nodiscard]] std::size_t size() const { return readers_.size(); }
     [[nodiscard]] bool contains(u64 attachment) const;
+    /// Whether an attachment of that peer is left.
+    [[nodiscard]] bool knows(const PeerWaiters& waiters) const;
 
     /// [W1] The smallest cursor of the reliable attachments; `position` if there is none.
     [[nodiscard]] u64 smallest_cursor(u64 position);
+    /// Grows with each add() and remove(): the smallest cursor is another one.
+    [[nodiscard]] u64 changes() const { return changes_; }
     /// Grows whenever smallest_cursor() finds that a cursor has moved.
     [[nodiscard]] u64 moves() const { return moves_; }
     /// The attachments whose cursor is below `needed`. `visit(u64 attachment)`.
     template <class Visit>
     void holders(u64 needed, Visit&& visit) const {
         for (const Reader& reader : readers_) {
-            if (reader.entry.reliable && distance(reader.cursor, needed) < 0) {
-                visit(reader.entry.attachment);
+            if (reader.reliable && distance(reader.cursor, needed) < 0) {
+                visit(reader.attachment);
             }
         }
     }
@@ -75,12 +86,17 @@ public:
 
     /// [P2] to [P8], if somebody sleeps or a round is due; true if so. Call after [P1].
     bool wake(DoorbellPublication& own) {
-        // relaxed: ordered by the fence [P1]; the exchange below is what acquires.
-        if (!round_due_ && own.sleepers.load(std::memory_order_relaxed) == 0) {
+        if (!called(own)) {
             return false;
         }
         round(own);
         return true;
+    }
+    /// [P2] Whether somebody sleeps or a round is due.
+    [[nodiscard]] bool called(const DoorbellPublication& own) const {
+        // relaxed: ordered by the fence [P1], or by [F4] of the reader; the exchange in the round
+        // is what acquires.
+        return round_due_ || own.sleepers.load(std::memory_order_relaxed) != 0;
     }
     [[nodiscard]] bool round_due() const { return round_due_; }
     void set_round_due() { round_due_ = true; }
@@ -89,12 +105,17 @@ public:
     [[nodiscard]] std::vector<Fault>& faults() { return faults_; }
 
 private:
+    /// A publication may have thousands: small.
     struct Reader {
-        ReaderEntry entry;
-        u64 cursor = 0;        ///< last one believed
-        u64 rung = 0;          ///< parked, as it was when rung last
-        u64 slice_cursor = 0;  ///< cursor at the last slice
-        u32 slices = 0;        ///< slices that it has stood still
+        u64 attachment;
+        const CursorSlot* slot;
+        const PeerWaiters* waiters;
+        u64 cursor;             ///< last one believed
+        u64 rung = 0;           ///< parked, as it was when rung last
+        u32 slices = 0;         ///< slices that it has stood still
+        u16 bit;
+        bool reliable;
+        bool moved = false;     ///< since the last slice
     };
 
     void round(DoorbellPublication& own);
@@ -103,6 +124,7 @@ private:
     std::vector<Reader> readers_;
     std::vector<Fault> faults_;
     u64 moves_ = 0;
+    u64 changes_ = 0;
     bool round_due_ = false;
 };
 

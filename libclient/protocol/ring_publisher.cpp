@@ -20,9 +20,38 @@ bool RingPublisher::attention_changed() const {
     return words_.mailbox->attention.load(std::memory_order_acquire) != taken_;
 }
 
-/// [W1] to [W5].
+/// [F1] to [F3]. True if somebody slept.
+bool RingPublisher::stop_fencing() {
+    quiet_ = 0;
+    if (!sys::register_for_barriers()) {
+        return false;
+    }
+    // [F1] relaxed: ordered by [F2]. Pairs with [F4].
+    writer_.header().unfenced.store(1, std::memory_order_relaxed);
+    full_fence();  // [F2] pairs with [S5]
+    unfenced_ = true;
+    return readers_.called(*words_.publication) && fence_again();  // [F3]
+}
+
+/// [F5] and the round that is due. True.
+bool RingPublisher::fence_again() {
+    unfenced_ = false;
+    // [F5] release: the records published before. Pairs with [F4].
+    writer_.header().unfenced.store(0, std::memory_order_release);
+    full_fence();  // [P1]
+    (void)readers_.wake(*words_.publication);
+    return true;
+}
+
+/// [W1] to [W5]. The cursors are only looked at when those known do not do: with many readers they
+/// are what a raise costs. An old cursor is too small at worst, if its reader is counted at all.
 bool RingPublisher::raise(u64 bytes) {
-    const bool raised = writer_.raise(bytes, readers_.smallest_cursor(writer_.position()));
+    if (readers_.changes() != smallest_changes_ ||
+        distance(smallest_ + writer_.capacity(), writer_.raise_target(bytes)) < 0) {
+        smallest_ = readers_.smallest_cursor(writer_.position());
+        smallest_changes_ = readers_.changes();
+    }
+    const bool raised = writer_.raise(bytes, smallest_);
     tell_faults();
     if (raised && attention_changed()) {
         // The room that was raised is the writer's: the margin in settle_start covers it. From the

@@ -16,10 +16,10 @@ RingReader::Look RingReader::odd_word(u64 position, u64 word, bool sequence_fits
 
 RingReader::Resync RingReader::resync(u64& ret_lost) {
     // [R7] acquire: the marks are loaded after it.
-    const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
-    const u64 gone = announced - ring_.capacity;
+    const u64 announced = header()->announced.load(std::memory_order_acquire);
+    const u64 gone = announced - capacity_;
     u64 oldest = 0;
-    for (const auto& word : ring_.header->marks) {
+    for (const auto& word : header()->marks) {
         // [R7] acquire: the record that it names is there. Pairs with [W9].
         const u64 mark_untrusted = word.load(std::memory_order_acquire);
         const bool within = mark_untrusted % kRecordAlignment == 0 && mark_untrusted != 0 &&
@@ -34,12 +34,12 @@ RingReader::Resync RingReader::resync(u64& ret_lost) {
 
 RingReader::Resync RingReader::go_to_newest(u64& ret_passed) {
     // [R8] acquire: the record that it names is there. Pairs with [W10].
-    const u64 newest_untrusted = ring_.header->newest.load(std::memory_order_acquire);
+    const u64 newest_untrusted = header()->newest.load(std::memory_order_acquire);
     if (newest_untrusted == 0 || newest_untrusted % kRecordAlignment != 0) {
         return newest_untrusted == 0 ? Resync::again : Resync::corrupt;
     }
-    const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
-    if (distance(newest_untrusted, announced - ring_.capacity) < 0 ||
+    const u64 announced = header()->announced.load(std::memory_order_acquire);
+    if (distance(newest_untrusted, announced - capacity_) < 0 ||
         distance(announced, newest_untrusted) <= 0) {
         return Resync::again;
     }

@@ -29,10 +29,12 @@
 #pragma once
 
 #include "protocol/fence.hpp"
+#include "sys/assert.hpp"
 
 namespace ipcbus::protocol {
 
-/// A mirrored ring as its readers have it. capacity and record_bytes_max come from the daemon.
+/// A mirrored ring as its readers have it: its header lies right before its data. capacity and
+/// record_bytes_max come from the daemon.
 struct ReadableRing {
     const RingHeader* header = nullptr;
     const std::byte* data = nullptr;
@@ -65,12 +67,21 @@ public:
 
     RingReader() = default;
     RingReader(const ReadableRing& ring, u64 start, u64 start_sequence)
-        : ring_(ring), position_(start), expected_(start_sequence) {}
+        : data_(ring.data),
+          position_(start),
+          expected_(start_sequence),
+          capacity_(static_cast<u32>(ring.capacity)),
+          record_bytes_max_(static_cast<u32>(ring.record_bytes_max)) {
+        IPCBUS_ASSERT(ring.header == header() && ring.capacity <= kRingBytesMax &&
+                      ring.record_bytes_max <= protocol::record_bytes_max(ring.capacity));
+    }
 
     [[nodiscard]] u64 position() const { return position_; }
     /// The sequence that the record at position() must have.
     [[nodiscard]] u64 expected() const { return expected_; }
-    [[nodiscard]] const ReadableRing& ring() const { return ring_; }
+    [[nodiscard]] ReadableRing ring() const {
+        return {header(), data_, capacity_, record_bytes_max_};
+    }
 
     /// [R1] to [R3] at position(): what is there. A record that it tells must still pass intact().
     Look look(Record& ret_record) const {
@@ -80,13 +91,15 @@ public:
     Look look_behind(const Record& before, Record& ret_record) const {
         return look_at(before.next, before.sequence + 1, ret_record);
     }
+    /// The same by position and sequence.
+    Look look_at(u64 position, u64 sequence, Record& ret_record) const;
 
     /// [R4] Whether nothing at or above `position` had been overwritten up to now.
     [[nodiscard]] bool intact(u64 position) const {
         acquire_fence();
         // acquire: ThreadSanitizer's substitute for the fence; free on x86-64.
-        const u64 announced = ring_.header->announced.load(std::memory_order_acquire);
-        return distance(announced - ring_.capacity, position) <= 0;
+        const u64 announced = header()->announced.load(std::memory_order_acquire);
+        return distance(announced - capacity_, position) <= 0;
     }
 
     /// Whether there is anything to see at position(), a loss included. For the look before sleep.
@@ -96,10 +109,22 @@ public:
                !intact(position_);
     }
 
+    /// [F4] Whether its writer leaves out the fence [P1]: waiter.hpp.
+    [[nodiscard]] bool writer_unfenced() const {
+        // acquire: a record written before this was cleared is seen by the look after it. Pairs
+        // with [F5] in ring_publisher.cpp.
+        return header()->unfenced.load(std::memory_order_acquire) != 0;
+    }
+
     /// [R5] Goes behind `record`, which passed intact().
     void advance(const Record& record) {
         position_ = record.next;
         expected_ = record.sequence + 1;
+    }
+    /// [R5] The same for a batch of `records` from position() on.
+    void advance_to(u64 next, u64 records) {
+        position_ = next;
+        expected_ += records;
     }
 
     /// [R7] After `lapped`: goes to the oldest record that is still whole and tells how many were
@@ -110,45 +135,52 @@ public:
     Resync go_to_newest(u64& ret_passed);
 
 private:
-    Look look_at(u64 position, u64 expected, Record& ret_record) const {
-        const RecordHeader& header = header_at(position);
-        // [R1] acquire: everything of the record. Pairs with [W8].
-        const u64 word = header.word.load(std::memory_order_acquire);
-        if (word == 0) {  // [R2] empty only if not overtaken
-            return intact(position) ? Look::empty : Look::lapped;
-        }
-        // relaxed: ordered by the word when it is a record's; checked by intact() when not.
-        const u64 sequence = header.sequence.load(std::memory_order_relaxed);
-        const u16 topic_bytes = word_topic_bytes(word);
-        const u32 payload_bytes = word_payload_bytes(word);
-        const u64 bytes = record_bytes(topic_bytes, payload_bytes);
-        const u16 flags = word_flags(word);
-        if (sequence != expected || flags != kRecordPresent || bytes > ring_.record_bytes_max) {
-            return odd_word(position, word, sequence == expected);
-        }
-        const std::byte* start = at(position) + kRecordHeaderBytes;
-        ret_record = Record{position,
-                            position + bytes,
-                            sequence,
-                            start,
-                            start + align_record(topic_bytes),
-                            payload_bytes,
-                            topic_bytes};
-        return Look::record;
-    }
     [[nodiscard]] Look odd_word(u64 position, u64 word, bool sequence_fits) const;
     Resync go_to(u64 position, u64& ret_skipped);
 
+    [[nodiscard]] const RingHeader* header() const {
+        return reinterpret_cast<const RingHeader*>(data_ - kRingDataOffset);
+    }
     [[nodiscard]] const std::byte* at(u64 position) const {
-        return ring_.data + (position & (ring_.capacity - 1));
+        return data_ + (position & (capacity_ - 1));
     }
     [[nodiscard]] const RecordHeader& header_at(u64 position) const {
         return *reinterpret_cast<const RecordHeader*>(at(position));
     }
 
-    ReadableRing ring_;
+    // What each look needs, in half a cache line: there is one for each of perhaps 10,000 rings.
+    const std::byte* data_ = nullptr;
     u64 position_ = 0;
     u64 expected_ = 0;
+    u32 capacity_ = 0;
+    u32 record_bytes_max_ = 0;
 };
+
+inline RingReader::Look RingReader::look_at(u64 position, u64 sequence, Record& ret_record) const {
+    const RecordHeader& header = header_at(position);
+    // [R1] acquire: everything of the record. Pairs with [W8].
+    const u64 word = header.word.load(std::memory_order_acquire);
+    if (word == 0) {  // [R2] empty only if not overtaken
+        return intact(position) ? Look::empty : Look::lapped;
+    }
+    // relaxed: ordered by the word when it is a record's; checked by intact() when not.
+    const u64 found_sequence = header.sequence.load(std::memory_order_relaxed);
+    const u16 topic_bytes = word_topic_bytes(word);
+    const u32 payload_bytes = word_payload_bytes(word);
+    const u64 bytes = record_bytes(topic_bytes, payload_bytes);
+    const u16 flags = word_flags(word);
+    if (found_sequence != sequence || flags != kRecordPresent || bytes > record_bytes_max_) {
+        return odd_word(position, word, found_sequence == sequence);
+    }
+    const std::byte* start = at(position) + kRecordHeaderBytes;
+    ret_record = Record{position,
+                        position + bytes,
+                        sequence,
+                        start,
+                        start + align_record(topic_bytes),
+                        payload_bytes,
+                        topic_bytes};
+    return Look::record;
+}
 
 }  // namespace ipcbus::protocol

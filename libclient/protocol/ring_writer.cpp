@@ -38,6 +38,7 @@ RingWriter::RingWriter(const WritableRing& ring, u64 origin, u64 first_sequence,
       sequence_(first_sequence),
       announced_(origin + kRecordHeaderBytes),
       part_bytes_(ring.capacity / kMarks),
+      next_part_(origin),
       record_bytes_max_(record_bytes_max) {
     IPCBUS_ASSERT(record_bytes_max_ <= ipcbus::protocol::record_bytes_max(ring.capacity));
 }
@@ -46,16 +47,12 @@ bool RingWriter::raise(u64 bytes, u64 smallest) {
     if (has_room(bytes)) {
         return true;
     }
-    const u64 needed = position_ + bytes + kRecordHeaderBytes;
     const u64 limit = smallest + ring_.capacity;
-    u64 raised = announced_ + ring_.capacity / kStridePart;
-    if (distance(raised, needed) < 0) {
-        raised = needed;
-    }
+    u64 raised = raise_target(bytes);
     if (distance(raised, limit) > 0) {
         raised = limit;
     }
-    if (distance(raised, needed) < 0) {
+    if (distance(raised, position_ + bytes + kRecordHeaderBytes) < 0) {
         return false;
     }
     announced_ = raised;

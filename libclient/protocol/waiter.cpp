@@ -3,9 +3,12 @@
 #include "protocol/waiter.hpp"
 
 #include "sys/assert.hpp"
+#include "sys/membarrier.hpp"
+#include "sys/room.hpp"
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace ipcbus::protocol {
 
@@ -23,26 +26,56 @@ void nap(std::int64_t ns) {
 
 }  // namespace
 
+void Source::add(Attachment& attachment) {
+    sys::make_room(attachments_);
+    attachment.place_ = static_cast<u32>(attachments_.size());
+    attachments_.push_back(&attachment);
+    set_active(attachment);
+}
+
+void Source::remove(Attachment& attachment) {
+    set_inactive(attachment);
+    swap_places(attachment, attachments_.size() - 1);
+    attachments_.pop_back();
+    sys::give_back_room(attachments_);
+}
+
+void Source::swap_places(Attachment& attachment, std::size_t with) {
+    Attachment& other = *attachments_[with];
+    std::swap(attachments_[attachment.place_], attachments_[with]);
+    std::swap(attachment.place_, other.place_);
+}
+
+void Source::set_active(Attachment& attachment) {
+    if (attachment.place_ >= active_) {
+        swap_places(attachment, active_++);
+    }
+}
+
+void Source::set_inactive(Attachment& attachment) {
+    if (attachment.place_ < active_) {
+        swap_places(attachment, --active_);
+    }
+}
+
 void Source::fruitless(Attachment& attachment) {
-    turn_++;
-    if (active_.size() < 2 || attachment.polled()) {
-        return;
-    }
-    if (++attachment.fruitless_looks_ >= kFruitlessLooksMax && waiter_ != nullptr) {
+    if (active_ >= 2 && !attachment.polled() &&
+        ++attachment.fruitless_looks_ >= kFruitlessLooksMax && waiter_ != nullptr) {
         waiter_->park(attachment);
+        if (attachment.parked()) {
+            return;  // another has taken its place, and with it the turn
+        }
     }
+    turn_++;
 }
 
 void Waiter::add(Source& source) {
     IPCBUS_ASSERT(source.waiter_ == nullptr);
     source.waiter_ = this;
     sources_.push_back(&source);
-    for (Attachment* attachment : source.active_) {
-        if (by_bit_.size() <= attachment->bit()) {
-            by_bit_.resize(attachment->bit() + 1, nullptr);
-        }
-        attachment->same_bit_ = by_bit_[attachment->bit()];
-        by_bit_[attachment->bit()] = attachment;
+    for (Attachment* attachment : source.attachments_) {
+        grow_buckets();
+        link(*attachment);
     }
 }
 
@@ -50,18 +83,9 @@ void Waiter::remove(Source& source) {
     IPCBUS_ASSERT(source.waiter_ == this);
     // The bits of a parked attachment may be set in our bitmap for ever: it is made active first,
     // with an even episode, so that no writer rings this waiter for it again.
-    for (Attachment*& head : by_bit_) {
-        Attachment** link = &head;
-        while (*link != nullptr) {
-            Attachment* attachment = *link;
-            if (attachment->source_ == &source) {
-                activate(*attachment);
-                *link = attachment->same_bit_;
-                attachment->same_bit_ = nullptr;
-            } else {
-                link = &attachment->same_bit_;
-            }
-        }
+    activate_all(source);
+    for (Attachment* attachment : source.attachments_) {
+        unlink(*attachment);
     }
     source.waiter_ = nullptr;
     std::erase(sources_, &source);
@@ -69,38 +93,71 @@ void Waiter::remove(Source& source) {
 
 void Waiter::attach(Source& source, Attachment& attachment) {
     IPCBUS_ASSERT(source.waiter_ == this && attachment.bit() < kActivityBits);
-    attachment.source_ = &source;
-    source.active_.push_back(&attachment);
-    if (by_bit_.size() <= attachment.bit()) {
-        by_bit_.resize(attachment.bit() + 1, nullptr);
+    // Else another thread may be looking, who asks whose it is.
+    if (attachment.source_ != &source) {
+        attachment.source_ = &source;
     }
-    attachment.same_bit_ = by_bit_[attachment.bit()];
-    by_bit_[attachment.bit()] = &attachment;
+    grow_buckets();
+    source.add(attachment);
+    link(attachment);  // nothing is left to fail
 }
 
 void Waiter::detach(Attachment& attachment) {
-    Attachment** link = &by_bit_[attachment.bit()];
+    unlink(attachment);
+    attachment.source_->remove(attachment);
+}
+
+/// Before one more is linked. Two attachments a bucket, and at most a bucket a bit.
+void Waiter::grow_buckets() {
+    if (linked_ < buckets_.size() * 2 || buckets_.size() == kActivityBits) {
+        return;
+    }
+    std::vector<Attachment*> before(std::max<std::size_t>(buckets_.size() * 2, 2));
+    before.swap(buckets_);
+    for (Attachment* attachment : before) {
+        while (attachment != nullptr) {
+            Attachment*& head = buckets_[attachment->bit() & (buckets_.size() - 1)];
+            attachment = std::exchange(attachment->next_, std::exchange(head, attachment));
+        }
+    }
+}
+
+void Waiter::link(Attachment& attachment) {
+    Attachment*& head = buckets_[attachment.bit() & (buckets_.size() - 1)];
+    attachment.next_ = std::exchange(head, &attachment);
+    linked_++;
+}
+
+void Waiter::unlink(Attachment& attachment) {
+    Attachment** link = &buckets_[attachment.bit() & (buckets_.size() - 1)];
     while (*link != &attachment) {
         IPCBUS_ASSERT(*link != nullptr);
-        link = &(*link)->same_bit_;
+        link = &(*link)->next_;
     }
-    *link = attachment.same_bit_;
-    std::erase(attachment.source_->active_, &attachment);
-    attachment.source_ = nullptr;
+    *link = std::exchange(attachment.next_, nullptr);
+    linked_--;
 }
 
 void Waiter::activate(Attachment& attachment) {
     if (attachment.parked()) {
         attachment.unpark();
         attachment.fruitless_looks_ = 0;
-        attachment.source_->active_.push_back(&attachment);
+        attachment.source_->set_active(attachment);
     }
 }
 
+void Waiter::activate_all(Source& source) {
+    for (Attachment* attachment : source.attachments_) {
+        attachment->unpark();
+        attachment->fruitless_looks_ = 0;
+    }
+    source.active_ = source.attachments_.size();
+}
+
 void Waiter::rebind(const Words& words) {
-    for (Attachment* attachment : by_bit_) {
-        for (; attachment != nullptr; attachment = attachment->same_bit_) {
-            activate(*attachment);
+    for (Source* source : sources_) {
+        activate_all(*source);
+        for (Attachment* attachment : source->attachments_) {
             attachment->set_polled();
         }
     }
@@ -122,19 +179,24 @@ void Waiter::take_summary() {
         while (bits != 0) {
             const u32 bit = index * 64 + static_cast<u32>(std::countr_zero(bits));
             bits &= bits - 1;
-            Attachment* attachment = bit < by_bit_.size() ? by_bit_[bit] : nullptr;
-            for (; attachment != nullptr; attachment = attachment->same_bit_) {
-                activate(*attachment);
+            Attachment* attachment =
+                buckets_.empty() ? nullptr : buckets_[bit & (buckets_.size() - 1)];
+            for (; attachment != nullptr; attachment = attachment->next_) {
+                if (attachment->bit() == bit) {
+                    activate(*attachment);
+                }
             }
         }
     }
 }
 
 void Waiter::sweep() {
-    for (Attachment* attachment : by_bit_) {
-        for (; attachment != nullptr; attachment = attachment->same_bit_) {
-            if (attachment->parked() && attachment->reader_.news()) {
-                activate(*attachment);
+    for (Source* source : sources_) {
+        // What becomes active changes places with one that has been looked at, or is at its own.
+        for (std::size_t i = source->active_; i < source->attachments_.size(); i++) {
+            Attachment& attachment = *source->attachments_[i];
+            if (attachment.reader_.news()) {
+                activate(attachment);
             }
         }
     }
@@ -150,19 +212,20 @@ void Waiter::sweep_now(std::int64_t now_ns) {
 
 bool Waiter::has_active() const {
     return std::any_of(sources_.begin(), sources_.end(),
-                       [](const Source* source) { return !source->active_.empty(); });
+                       [](const Source* source) { return source->active_ != 0; });
 }
 
 void Waiter::park(Attachment& attachment) {
     attachment.store_cursor();
     attachment.set_parked(words_.number);  // [S2]
     attachment.set_sleepers();             // [S4]
-    full_fence();                          // [S5] pairs with [P1]
+    full_fence();                          // [S5] pairs with [P1], [F2]
     attachment.fruitless_looks_ = 0;
-    if (attachment.reader_.news()) {  // [S6]
+    if ((attachment.reader_.writer_unfenced() && !sys::barrier_everywhere()) ||  // [F4]
+        attachment.reader_.news()) {                                           // [S6]
         attachment.unpark();
     } else {
-        std::erase(attachment.source_->active_, &attachment);
+        attachment.source_->set_inactive(attachment);
     }
 }
 
@@ -173,6 +236,28 @@ void Waiter::set_asleep(bool asleep) {
     words_.asleep->store(asleep_episode_, std::memory_order_release);
 }
 
+/// [F4] Whoever writes without fences is fenced from here. False: that is refused, and those rings
+/// are not parked.
+bool Waiter::fence_writers() {
+    bool unfenced = false;
+    for (const Source* source : sources_) {
+        for (const Attachment* attachment : source->active()) {
+            unfenced = unfenced || (attachment->parked() && attachment->reader_.writer_unfenced());
+        }
+    }
+    if (!unfenced || sys::barrier_everywhere()) {
+        return true;
+    }
+    for (Source* source : sources_) {
+        for (Attachment* attachment : source->active()) {
+            if (attachment->reader_.writer_unfenced()) {
+                attachment->unpark();
+            }
+        }
+    }
+    return false;
+}
+
 /// [S6] The look at every ring just parked. True: there is news.
 bool Waiter::look_again(const Source* only) {
     bool found = false;
@@ -180,14 +265,17 @@ bool Waiter::look_again(const Source* only) {
         if (only != nullptr && source != only) {
             continue;
         }
-        std::erase_if(source->active_, [&found](Attachment* attachment) {
-            if (!attachment->reader_.news()) {
-                return !attachment->polled();
+        for (std::size_t i = 0; i < source->active_;) {
+            Attachment& attachment = *source->attachments_[i];
+            if (attachment.reader_.news()) {
+                attachment.unpark();
+                found = true;
+            } else if (attachment.parked()) {
+                source->set_inactive(attachment);  // the last active one comes here
+                continue;
             }
-            attachment->unpark();
-            found = true;
-            return false;
-        });
+            i++;
+        }
     }
     return found;
 }
@@ -198,7 +286,7 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
     const u32 bell = words_.doorbell->bell.load(std::memory_order_acquire);
     bool polled = false;
     for (Source* source : sources_) {
-        for (Attachment* attachment : source->active_) {
+        for (Attachment* attachment : source->active()) {
             attachment->store_cursor();
             attachment->fruitless_looks_ = 0;
             if (only != nullptr && source != only) {
@@ -213,13 +301,14 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
     }
     set_asleep(true);  // [S3]
     for (Source* source : sources_) {
-        for (Attachment* attachment : source->active_) {
+        for (Attachment* attachment : source->active()) {
             if (attachment->parked()) {
                 attachment->set_sleepers();  // [S4]
             }
         }
     }
     full_fence();  // [S5] pairs with [P1], [P7] and the daemon's fence before it looks at `asleep`
+    polled = !fence_writers() || polled;
     const bool found = look_again(only);
     // [S7] relaxed: ordered by the fence.
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||

@@ -22,9 +22,10 @@
 //   [S2] parked = new odd episode, of each active     [P2] sleepers set: exchange for 0
 //   [S3] asleep = odd                                 [P3] of each attachment: load parked
 //   [S4] sleepers = 1, release, of each of them       [P4] odd, and not rung in this episode yet:
-//   [S5] full fence                                   [P5] activity bit   [P6] summary bit
-//   [S6] look at every ring just parked, to the       [P7] full fence
-//        last one; news: active again                 [P8] asleep odd: bell + 1, FUTEX_WAKE
+//   [S5] full fence; [F4] a writer is unfenced:       [P5] activity bit   [P6] summary bit
+//        barrier everywhere (ring_publisher.hpp)      [P7] full fence
+//   [S6] look at every ring just parked, to the       [P8] asleep odd: bell + 1, FUTEX_WAKE
+//        last one; news: active again
 //   [S7] look at summary, and elsewhere
 //   [S8] nothing: FUTEX_WAIT(v)
 //   [S9] asleep = even
@@ -43,6 +44,8 @@
 //   the look ends at the first      R parks A and B | both publish before they can see sleepers |
 //   ring with news                  R finds A's, leaves B parked: B never rings for that record
 //   one episode twice               W remembers the episode it rang: the second parking is not rung
+//   the look before the barrier     R looks: nothing | W's record leaves its store buffer, it has
+//                                   loaded sleepers = 0 before | barrier | R sleeps
 //   words taken before summary      W sets bit and summary | R takes the word, then clears summary:
 //                                   a bit set in between stands without summary
 // Waits are bounded all the same (1 ms, 4, 16 ... 10 s), and after each one every ring is looked
@@ -55,6 +58,7 @@
 #include "sys/clock.hpp"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 namespace ipcbus::protocol {
@@ -71,15 +75,17 @@ public:
     /// The next attachment to look at, in turn; nullptr: none is active. Look at its ring, then
     /// say fruitful() or fruitless().
     [[nodiscard]] Attachment* turn() {
-        if (active_.empty()) {
+        if (active_ == 0) {
             return nullptr;
         }
-        if (turn_ >= active_.size()) {
+        if (turn_ >= active_) {
             turn_ = 0;
         }
-        return active_[turn_];
+        return attachments_[turn_];
     }
-    [[nodiscard]] std::size_t active_count() const { return active_.size(); }
+    [[nodiscard]] std::size_t active_count() const { return active_; }
+    /// All of them, in no order that lasts: the active ones first.
+    [[nodiscard]] std::span<Attachment* const> attachments() const { return attachments_; }
     [[nodiscard]] Waiter* waiter() const { return waiter_; }
 
     /// A message (or a batch) was taken from it. One that is never empty does not starve the rest.
@@ -97,7 +103,18 @@ private:
     friend class Waiter;
     static constexpr u32 kStreakMax = 64;
 
-    std::vector<Attachment*> active_;
+    [[nodiscard]] std::span<Attachment* const> active() const {
+        return std::span(attachments_).first(active_);
+    }
+    // Each attachment knows its place (place_) in attachments_: the active ones first.
+    void add(Attachment& attachment);
+    void remove(Attachment& attachment);
+    void set_active(Attachment& attachment);
+    void set_inactive(Attachment& attachment);
+    void swap_places(Attachment& attachment, std::size_t with);
+
+    std::vector<Attachment*> attachments_;
+    std::size_t active_ = 0;
     std::size_t turn_ = 0;
     u32 streak_ = 0;
     Waiter* waiter_ = nullptr;
@@ -187,15 +204,23 @@ private:
     static constexpr u32 kFruitlessWakesMax = 16;
     static constexpr std::int64_t kNapMaxNs = 64'000'000;
 
+    void grow_buckets();
+    void link(Attachment& attachment);
+    void unlink(Attachment& attachment);
+    void activate_all(Source& source);
     void take_summary();
     void sweep_now(std::int64_t now_ns);
+    bool fence_writers();
     bool look_again(const Source* only);
     void set_asleep(bool asleep);
     void woken(std::int64_t left_ns);
 
     Words words_;
     std::vector<Source*> sources_;
-    std::vector<Attachment*> by_bit_;  ///< heads of lists linked by Attachment::same_bit_
+    /// Its attachments by their bit, modulo the number of buckets, a power of two: heads of lists
+    /// linked by Attachment::next_. As many as there are attachments, about, and no more.
+    std::vector<Attachment*> buckets_;
+    std::size_t linked_ = 0;
     std::int64_t slice_ns_ = kFirstSliceNs;
     std::int64_t last_sweep_ns_ = 0;
     std::int64_t sweep_pause_ns_ = kSweepPauseNs;

@@ -13,6 +13,7 @@ namespace {
 
 /// More than any ring may have, little enough that header + 2 * capacity cannot overflow.
 constexpr std::uint64_t kMappableBytesMax = std::uint64_t{1} << 40;
+constexpr std::uint64_t kHeaderBytesMax = std::uint64_t{1} << 20;
 
 std::uint64_t page_bytes() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
@@ -58,6 +59,29 @@ void Mapping::reset() {
     bytes_ = 0;
 }
 
+RingMapping::RingMapping(Mapping&& range, std::size_t header_bytes, std::uint64_t capacity)
+    : start_(range.release()),
+      header_bytes_(static_cast<std::uint32_t>(header_bytes)),
+      capacity_log2_(static_cast<std::uint8_t>(std::countr_zero(capacity))) {}
+
+RingMapping& RingMapping::operator=(RingMapping&& other) noexcept {
+    if (this != &other) {
+        reset();
+        start_ = std::exchange(other.start_, nullptr);
+        header_bytes_ = std::exchange(other.header_bytes_, 0);
+        capacity_log2_ = other.capacity_log2_;
+    }
+    return *this;
+}
+
+void RingMapping::reset() {
+    if (start_ != nullptr) {
+        (void)::munmap(start_, header_bytes_ + 2 * capacity());
+    }
+    start_ = nullptr;
+    header_bytes_ = 0;
+}
+
 Result<Mapping> map_shared(int fd, std::uint64_t offset, std::size_t bytes, Access access) {
     const std::uint64_t size = IPCBUS_TRY(file_bytes(fd));
     if (bytes == 0 || offset % page_bytes() != 0 || offset > size || bytes > size - offset) {
@@ -77,7 +101,7 @@ Result<Mapping> map_shared(int fd, std::uint64_t offset, std::size_t bytes, Acce
 Result<RingMapping> map_ring(int fd, std::size_t header_bytes, std::uint64_t capacity,
                              Access access) {
     const std::uint64_t page = page_bytes();
-    if (header_bytes == 0 || header_bytes % page != 0 || header_bytes > kMappableBytesMax ||
+    if (header_bytes == 0 || header_bytes % page != 0 || header_bytes > kHeaderBytesMax ||
         capacity < page || capacity > kMappableBytesMax || !std::has_single_bit(capacity)) {
         return fail(EINVAL, "a ring of " + std::to_string(header_bytes) + " + " +
                                 std::to_string(capacity) + " bytes cannot be mapped");

@@ -35,6 +35,11 @@ public:
     [[nodiscard]] bool valid() const { return start_ != nullptr; }
     explicit operator bool() const { return valid(); }
     void reset();
+    /// What is mapped stays, and belongs to the caller.
+    [[nodiscard]] std::byte* release() {
+        bytes_ = 0;
+        return static_cast<std::byte*>(std::exchange(start_, nullptr));
+    }
 
 private:
     void* start_ = nullptr;
@@ -51,23 +56,34 @@ class RingMapping {
 public:
     RingMapping() = default;
 
-    [[nodiscard]] std::byte* header() const { return range_.data(); }
-    [[nodiscard]] std::byte* data() const { return range_.data() + header_bytes_; }
+    RingMapping(RingMapping&& other) noexcept
+        : start_(std::exchange(other.start_, nullptr)),
+          header_bytes_(std::exchange(other.header_bytes_, 0)),
+          capacity_log2_(other.capacity_log2_) {}
+    RingMapping& operator=(RingMapping&& other) noexcept;
+    RingMapping(const RingMapping&) = delete;
+    RingMapping& operator=(const RingMapping&) = delete;
+    ~RingMapping() { reset(); }
+
+    [[nodiscard]] std::byte* header() const { return start_; }
+    [[nodiscard]] std::byte* data() const { return start_ + header_bytes_; }
     [[nodiscard]] std::size_t header_bytes() const { return header_bytes_; }
-    [[nodiscard]] std::uint64_t capacity() const { return capacity_; }
-    [[nodiscard]] bool valid() const { return range_.valid(); }
+    [[nodiscard]] std::uint64_t capacity() const {
+        return valid() ? std::uint64_t{1} << capacity_log2_ : 0;
+    }
+    [[nodiscard]] bool valid() const { return start_ != nullptr; }
     explicit operator bool() const { return valid(); }
-    void reset() { range_.reset(); }
+    void reset();
 
 private:
     friend Result<RingMapping> map_ring(int fd, std::size_t header_bytes, std::uint64_t capacity,
                                         Access access);
-    RingMapping(Mapping range, std::size_t header_bytes, std::uint64_t capacity)
-        : range_(std::move(range)), header_bytes_(header_bytes), capacity_(capacity) {}
+    RingMapping(Mapping&& range, std::size_t header_bytes, std::uint64_t capacity);
 
-    Mapping range_;
-    std::size_t header_bytes_ = 0;
-    std::uint64_t capacity_ = 0;
+    // A process may have 10,000 of them: 16 bytes.
+    std::byte* start_ = nullptr;
+    std::uint32_t header_bytes_ = 0;
+    std::uint8_t capacity_log2_ = 0;
 };
 
 /// The file must be exactly header_bytes + capacity long, both whole pages, and capacity a power

@@ -18,6 +18,7 @@
 #include <new>
 #include <random>
 #include <string>
+#include <vector>
 
 namespace ipcbus::test {
 
@@ -121,7 +122,14 @@ public:
         : geometry_(geometry),
           cursor_(zeroed(protocol::cursor_bytes(geometry))),
           doorbell_(zeroed(protocol::doorbell_bytes(geometry))),
-          mailbox_(zeroed(protocol::mailbox_bytes(geometry))) {}
+          mailbox_(zeroed(protocol::mailbox_bytes(geometry))),
+          waiters_{&asleep(0), &waiter(0), geometry.waiters_max} {
+        for (u32 index = 0; index < geometry.publications_max; index++) {
+            writer_words_.push_back({&publication(index), &waiter(0).bell});
+        }
+    }
+    TestClient(const TestClient&) = delete;
+    TestClient& operator=(const TestClient&) = delete;
 
     [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
     [[nodiscard]] std::atomic<u32>& asleep(u32 waiter) const {
@@ -154,14 +162,14 @@ public:
     [[nodiscard]] protocol::Attachment::Words attachment_words(u32 slot_number,
                                                                const TestClient& writer,
                                                                u32 index) const {
-        return {&slot(slot_number), &writer.publication(index), &writer.waiter(0).bell,
+        return {&slot(slot_number), &writer.writer_words_[index],
                 slot_number % protocol::kActivityBits};
     }
     /// The same attachment as its writer knows it.
     [[nodiscard]] protocol::ReaderEntry entry(u64 attachment, u32 slot_number, u64 start,
                                               bool reliable = true) const {
-        return {attachment, &slot(slot_number), &asleep(0), &waiter(0), geometry_.waiters_max,
-                slot_number % protocol::kActivityBits, start, reliable};
+        return {attachment, &slot(slot_number), &waiters_, slot_number % protocol::kActivityBits,
+                start, reliable};
     }
 
 private:
@@ -187,6 +195,8 @@ private:
     Pages cursor_;
     Pages doorbell_;
     Pages mailbox_;
+    protocol::PeerWaiters waiters_;
+    std::vector<protocol::WriterWords> writer_words_;  ///< of each publication, waiter 0
 };
 
 /// A daemon that has nothing to say, and remembers what it is told.

@@ -59,7 +59,7 @@ void publish(RingWriter& writer, std::string_view topic, std::string_view payloa
 
 constexpr const char* kGoldenRing =
     "0000 69 70 63 62 72 69 6e 67 00 00 00 00 00 00 00 00\n"
-    "0010 40 01 00 00 01 00 00 00 00 10 00 00 00 00 00 00\n"
+    "0010 40 01 00 00 02 00 00 00 00 10 00 00 00 00 00 00\n"
     "0020 00 10 00 00 00 00 00 00 08 07 06 05 04 03 02 01\n"
     "0030 10 00 00 00 00 04 00 00 00 00 00 00 00 00 00 00\n"
     "0040 10 12 00 00 00 00 00 00 00 00 00 00 00 00 00 00\n"  // announced, wanted
@@ -84,7 +84,7 @@ constexpr const char* kGoldenEnd = "11b0 00 00 00 00 00 00 00 c0 09 00 00 00 00 
 TEST_SUITE_BEGIN("layout");
 
 TEST_CASE("constants") {
-    CHECK(kLayoutVersion == 1);
+    CHECK(kLayoutVersion == 2);
     CHECK(kCacheLine == 64);
     CHECK(kPageBytes == 4096);
     CHECK(kRingMagic == 0x676e697262637069);
@@ -125,6 +125,7 @@ TEST_CASE("offsets and sizes") {
     CHECK(offsetof(RingHeader, reserved0) == 56);
     CHECK(offsetof(RingHeader, announced) == 64);
     CHECK(offsetof(RingHeader, wanted) == 72);
+    CHECK(offsetof(RingHeader, unfenced) == 80);
     CHECK(offsetof(RingHeader, newest) == 128);
     CHECK(offsetof(RingHeader, marks) == 192);
 
@@ -247,7 +248,7 @@ TEST_CASE("an empty ring, byte by byte") {
     const auto* start = reinterpret_cast<const std::byte*>(&ring.header());
     CHECK(dump(start, 8192) ==
           "0000 69 70 63 62 72 69 6e 67 00 00 00 00 00 00 00 00\n"
-          "0010 40 01 00 00 01 00 00 00 00 10 00 00 00 00 00 00\n"
+          "0010 40 01 00 00 02 00 00 00 00 10 00 00 00 00 00 00\n"
           "0020 00 10 00 00 00 00 00 00 07 00 00 00 00 00 00 00\n"
           "0030 10 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00\n"
           "0040 10 10 00 00 00 00 00 00 00 00 00 00 00 00 00 00\n"

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a subscriber's attachments: begun, followed by one to the next ring, ended. Used by
+// the subscriber's thread. See attached.hpp.
+#include "attached.hpp"
+
+#include "protocol/topic.hpp"
+#include "subscriber.hpp"
+
+#include <algorithm>
+
+namespace ipcbus::client {
+
+namespace {
+
+/// How long a ring of a daemon that is no more is kept once it is empty: its publisher, if it
+/// lives, closes it as soon as it has found the new daemon.
+constexpr i64 kOrphanNs = 10'000'000'000;
+/// Sequences remembered of rings that were closed, for their successors. Each entry is small; a
+/// bus on which publishers come and go must not make it grow for ever.
+constexpr std::size_t kExpectedMax = 1024;
+
+}  // namespace
+
+Attached::Attached(const protocol::Attached& told, CountedRing&& of_ring, Feed& feed)
+    : Attachment(of_ring->readable(told.record_bytes_max), told.start, told.start_sequence,
+                 Words{&of_ring->link().slot(told.slot), of_ring.get(),
+                       told.slot % protocol::kActivityBits},
+                 &feed),
+      filter(protocol::has_wildcards(told.topic)),
+      latest(told.mode == static_cast<u8>(protocol::ReaderMode::latest)),
+      ended(false),
+      orphaned(false),
+      has_aside(false),
+      id(told.attachment) {
+    (void)of_ring.release();  // the count is this attachment's from here on
+}
+
+void Subscriber::end(u64 attachment, protocol::EndReason reason) {
+    const auto is_it = [attachment](const auto* attached) {
+        return static_cast<const Attached*>(attached)->id == attachment;
+    };
+    for (const auto& held : held_) {
+        if (is_it(held.get())) {
+            held->ended = true;  // read to its end when its turn has come
+            return;
+        }
+    }
+    const std::span<protocol::Attachment* const> all = source_.attachments();
+    const auto found = std::find_if(all.begin(), all.end(), is_it);
+    if (found == all.end()) {
+        return;
+    }
+    Attached& attached = static_cast<Attached&>(**found);
+    attached.ended = true;
+    waiter().activate(attached);  // it may have news that nobody rang for
+    if (reason == protocol::EndReason::detached && loan_ != &attached) {
+        let_go(attached);
+    }
+}
+
+/// A publication's rings are read one after the other: each ends, closed or given up.
+bool Subscriber::has_kin(const Attached& attached) const {
+    if (orphans_ == 0 && !Rings::is_one_of_several(attached.ring())) {
+        return false;
+    }
+    const auto is_kin = [&](const auto& other) {
+        const Ring& ring = static_cast<const Attached&>(*other).ring();
+        return &ring == &attached.ring() || ring.lineage() == attached.ring().lineage();
+    };
+    const std::span<protocol::Attachment* const> all = source_.attachments();
+    return std::any_of(all.begin(), all.end(), is_kin) ||
+           std::any_of(held_.begin(), held_.end(), is_kin);
+}
+
+/// Takes it, if nothing fails.
+void Subscriber::attach(std::unique_ptr<Attached>& attached) {
+    if (has_kin(*attached)) {
+        held_.push_back(nullptr);
+        held_.back() = std::move(attached);
+    } else {
+        admit(attached);
+    }
+}
+
+/// Reads it from now on. What lies between the ring before it and this one is lost.
+void Subscriber::admit(std::unique_ptr<Attached>& attached) {
+    waiter().attach(source_, *attached);
+    Attached& admitted = *attached.release();
+    if (const auto known = expected_.find(admitted.ring().lineage()); known != expected_.end()) {
+        const i64 missing = protocol::distance(admitted.reader().expected(), known->second);
+        if (missing > 0) {
+            aside(admitted).lost_before_start = static_cast<u64>(missing);
+        }
+        expected_.erase(known);
+    }
+}
+
+/// Ends an attachment: its ring is drained, or no more to be read.
+void Subscriber::let_go(Attached& attached) {
+    const Lineage lineage = attached.ring().lineage();
+    if (expected_.size() >= kExpectedMax) {
+        expected_.erase(expected_.begin());
+    }
+    u64& expected = expected_.try_emplace(lineage, attached.reader().expected()).first->second;
+    if (protocol::distance(attached.reader().expected(), expected) > 0) {
+        expected = attached.reader().expected();
+    }
+    waiter().detach(attached);
+    attached.clear_slot();
+    std::erase_if(asides_, [&](const Aside& aside) { return aside.attached == &attached; });
+    if (attached.orphaned && --orphans_ == 0) {
+        orphaned_links_.clear();
+    }
+    {
+        const Bus::Lock guard = bus_.lock();
+        bus_.unroute_attachment(attached);
+        const u64 id = attached.id;
+        const bool tell = !attached.orphaned && !bus_.lost();
+        delete &attached;
+        if (tell) {
+            link_->send(protocol::Detached{id}, Link::next_request());
+        }
+    }
+    for (std::size_t i = 0; i < held_.size(); i++) {
+        if (held_[i]->ring().lineage() == lineage) {
+            admit(held_[i]);
+            held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(i));
+            break;
+        }
+    }
+}
+
+void Subscriber::drop_orphans(i64 now_ns) {
+    if (orphans_ == 0) {
+        return;
+    }
+    for (std::size_t i = source_.attachments().size(); i-- != 0;) {
+        Attached& attached = static_cast<Attached&>(*source_.attachments()[i]);
+        if (attached.orphaned && now_ns - orphaned_ns(attached) > kOrphanNs && loan_ != &attached &&
+            !attached.reader().news()) {
+            let_go(attached);
+            // Perhaps in the middle of going to sleep: what took its place is to be looked at.
+            news_.store(true, std::memory_order_relaxed);
+        }
+    }
+}
+
+i64 Subscriber::orphaned_ns(const Attached& attached) const {
+    const auto known =
+        std::find_if(orphaned_links_.rbegin(), orphaned_links_.rend(),
+                     [&](const auto& entry) { return entry.first == &attached.ring().link(); });
+    return known == orphaned_links_.rend() ? 0 : known->second;
+}
+
+// -------------------------------------------------------------------------------------- asides
+
+Aside& Subscriber::aside(Attached& attached) {
+    if (!attached.has_aside) {
+        asides_.push_back({&attached});
+        attached.has_aside = true;
+    }
+    return *std::find_if(asides_.begin(), asides_.end(),
+                         [&](const Aside& aside) { return aside.attached == &attached; });
+}
+
+void Subscriber::drop_if_empty(Attached& attached) {
+    if (const Aside& known = aside(attached);
+        known.passed_over == 0 && known.lost_before_start == 0) {
+        asides_.erase(asides_.begin() + (&known - asides_.data()));
+        attached.has_aside = false;
+    }
+}
+
+u64 Subscriber::passed_over(const Attached& attached) const {
+    const auto known = std::find_if(asides_.begin(), asides_.end(), [&](const Aside& aside) {
+        return aside.attached == &attached;
+    });
+    return known == asides_.end() ? 0 : known->passed_over;
+}
+
+void Subscriber::forget_passed_over(Attached& attached) {
+    aside(attached).passed_over = 0;
+    drop_if_empty(attached);
+}
+
+u64 Subscriber::take_lost_before_start(Attached& attached) {
+    const u64 lost = std::exchange(aside(attached).lost_before_start, 0);
+    drop_if_empty(attached);
+    return lost;
+}
+
+}  // namespace ipcbus::client
