@@ -74,15 +74,22 @@ Bus::Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max)
       config_(config),
       quota_(config.limits),
       fd_budget_(descriptors_max),
+      pool_(loop, quota_),
       lingering_(loop),
       scope_(loop),
-      stall_timer_(scope_, [this] { stall_time_over(); }) {}
+      stall_timer_(scope_, [this] { stall_time_over(); }) {
+    quota_.set_relief([this] { return give_way(); });
+    pool_.configure(config.publications.ring_bytes, config.publications.rings_ready);
+    pool_.fill();
+    make_spare_pages();
+}
 
 Bus::~Bus() = default;
 
 void Bus::set_config(const Config& config) {
     config_ = config;
     quota_.set_limits(config.limits);
+    pool_.configure(config.publications.ring_bytes, config.publications.rings_ready);
 }
 
 Client* Bus::find_client(Id id) {
@@ -146,14 +153,13 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
         return;
     }
     auto token = random_id();
-    auto memory =
-        ClientMemory::create(registry_.next_id(), geometry(), std::move(pages_charge).value(),
-                             std::move(unsealed_charge).value());
+    auto memory = take_pages();
     if (!token.ok() || !memory.ok()) {
         session.fail(request, token.ok() ? with_remedy("client", memory.error()) : token.error());
         return;
     }
-    const Id id = memory.value().client();
+    const Id id = registry_.next_id();
+    memory.value().give_to(id, std::move(pages_charge).value(), std::move(unsealed_charge).value());
     auto made = std::make_unique<Client>(id, session.uid(), frame.name, std::move(memory).value());
     Client& client = *made;
     client.token = token.value();
@@ -161,6 +167,46 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
     session.serve(client);
     log_debug("{} connected, pid {}", client.describe(), session.pid());
     welcome(client, request, false);
+}
+
+/// Making them takes a third of the time that HELLO takes: done ahead, like rings (RingPool).
+sys::Result<ClientMemory> Bus::take_pages() {
+    if (!std::exchange(spare_deferred_, true)) {
+        loop_.defer([this] {
+            spare_deferred_ = false;
+            make_spare_pages();
+        });
+    }
+    spare_charge_.reset();
+    std::optional<ClientMemory> spare = std::exchange(spare_pages_, std::nullopt);
+    if (spare && spare->geometry() == geometry()) {
+        return std::move(*spare);
+    }
+    return ClientMemory::create(geometry());
+}
+
+void Bus::make_spare_pages() {
+    if (spare_pages_ || stopping_) {
+        return;
+    }
+    spare_charge_ = quota_.charge_bus(Amounts{.descriptors = 3});
+    if (!spare_charge_) {
+        return;
+    }
+    auto made = ClientMemory::create(geometry());
+    if (made.ok()) {
+        spare_pages_ = std::move(made).value();
+    } else {
+        spare_charge_.reset();  // the next client is told why, if that fails as well
+    }
+}
+
+/// What is ready for whoever comes, for one who needs it now.
+bool Bus::give_way() {
+    const bool something = spare_charge_ ? true : false;
+    spare_pages_.reset();
+    spare_charge_.reset();
+    return pool_.give_way() || something;
 }
 
 void Bus::welcome(Client& client, std::uint64_t request, bool resumed) {
@@ -329,6 +375,8 @@ void Bus::close() {
         publication->close([] {});
     }
     lingering_.close();
+    (void)give_way();
+    pool_.close();
     scope_.close([] {});
 }
 

@@ -23,6 +23,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 namespace ipcbus::daemon {
@@ -86,6 +87,9 @@ private:
     // bus.cpp
     [[nodiscard]] Client* find_client(Id id);
     [[nodiscard]] protocol::Geometry geometry() const;
+    [[nodiscard]] sys::Result<ClientMemory> take_pages();
+    void make_spare_pages();
+    bool give_way();
     void welcome(Client& client, std::uint64_t request, bool resumed);
     void tell_again(Client& client, const Outbox& lost);
     void linger(Client& client, Session& session);
@@ -138,6 +142,10 @@ private:
     Config config_;
     Quota quota_;         ///< outlives everything below, which is charged to it
     FdBudget fd_budget_;  ///< the same
+    RingPool pool_;
+    std::optional<ClientMemory> spare_pages_;  ///< for the next client
+    Charge spare_charge_;
+    bool spare_deferred_ = false;
     protocol::Id128 bus_id_{};
     Registry registry_;
     Lingering lingering_;

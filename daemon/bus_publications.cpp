@@ -89,6 +89,7 @@ void Bus::advertise(Client& client, u64 request, const protocol::Advertise& fram
     Publication& publication = *made_publication.value();
     publication.advertise_request = request;
     publication.make(
+        pool_.take(publication.about().ring_bytes),
         [this](Publication& which, sys::Result<void> result) { made(which, std::move(result)); });
 }
 

@@ -34,14 +34,10 @@ sys::Result<void> populate(const sys::Mapping& mapping, u64 begin, u64 end, int 
 
 }  // namespace
 
-sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geometry& geometry,
-                                               Charge pages_charge, Charge unsealed_charge) {
+sys::Result<ClientMemory> ClientMemory::create(const protocol::Geometry& geometry) {
     IPCBUS_ASSERT(geometry.valid());
     ClientMemory memory;
-    memory.client_ = client;
     memory.geometry_ = geometry;
-    memory.pages_charge_ = std::move(pages_charge);
-    memory.unsealed_charge_ = std::move(unsealed_charge);
     const u64 cursor_bytes = protocol::cursor_bytes(geometry);
     const u64 doorbell_bytes = protocol::doorbell_bytes(geometry);
     const u64 mailbox_bytes = protocol::mailbox_bytes(geometry);
@@ -60,6 +56,13 @@ sys::Result<ClientMemory> ClientMemory::create(Id client, const protocol::Geomet
     IPCBUS_TRY(memory.back_first());
     IPCBUS_TRY(memory.back_publication(0));
     return memory;
+}
+
+void ClientMemory::give_to(Id client, Charge pages_charge, Charge unsealed_charge) {
+    IPCBUS_ASSERT(client_ == 0 && client != 0);
+    client_ = client;
+    pages_charge_ = std::move(pages_charge);
+    unsealed_charge_ = std::move(unsealed_charge);
 }
 
 /// What every client uses: the header with the first slots, and the first waiters.

@@ -29,12 +29,11 @@ using SharedPages = std::shared_ptr<const PeerPages>;
 
 class ClientMemory {
 public:
-    /// `pages_charge` is what peers being able to map it costs, `unsealed_charge` what it costs
-    /// more until seal().
-    [[nodiscard]] static sys::Result<ClientMemory> create(Id client,
-                                                          const protocol::Geometry& geometry,
-                                                          Charge pages_charge,
-                                                          Charge unsealed_charge);
+    /// May be made ahead of time, for whoever comes.
+    [[nodiscard]] static sys::Result<ClientMemory> create(const protocol::Geometry& geometry);
+    /// It is that client's from now on. `pages_charge` is what peers being able to map it costs,
+    /// `unsealed_charge` what it costs more until seal().
+    void give_to(Id client, Charge pages_charge, Charge unsealed_charge);
 
     [[nodiscard]] const protocol::Geometry& geometry() const { return geometry_; }
     [[nodiscard]] Id client() const { return client_; }

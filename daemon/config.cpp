@@ -39,6 +39,8 @@ const auto kNumberKeys = std::to_array<NumberKey>({
     {"publications.stall_timeout", Tag::new_objects, Unit::duration, kSecond_ns / 100,
      3600 * kSecond_ns,
      [](Config& c) -> std::uint64_t& { return c.publications.stall_timeout_ns; }},
+    {"publications.rings_ready", Tag::live, Unit::count, 0, 1024,
+     [](Config& c) -> std::uint64_t& { return c.publications.rings_ready; }},
     {key::kClients, Tag::live, Unit::count, 1, kCountMax,
      [](Config& c) -> std::uint64_t& { return c.limits.total.clients; }},
     {key::kPublications, Tag::live, Unit::count, 1, kCountMax,

@@ -8,6 +8,7 @@
 //   log.level log.target                                                   live
 //   publications.ring_bytes publications.ring_bytes_max
 //   publications.stall_timeout, [[ring]] filter bytes bytes_max record_bytes_max   new objects
+//   publications.rings_ready                                               live
 //   limits.{clients,publications,subscriptions,descriptors,ring_bytes}     live
 //   limits.{unread_reply_bytes,drain_timeout}                              live
 //   limits.{attachments_per_client,waiters_per_client}                     new objects
@@ -43,6 +44,8 @@ struct PublicationsConfig {
     std::uint64_t ring_bytes = std::uint64_t{1} << 20;
     std::uint64_t ring_bytes_max = std::uint64_t{256} << 20;
     std::uint64_t stall_timeout_ns = 5'000'000'000;
+    /// Rings of `ring_bytes` that are kept reserved for whoever comes next.
+    std::uint64_t rings_ready = 4;
 };
 
 /// One [[ring]]: the first whose filter covers a publication's topic decides.

@@ -11,6 +11,7 @@
 #include <toml++/toml.h>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -393,6 +394,15 @@ sys::Result<std::string> read_file(const std::string& path) {
     const sys::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!fd) {
         return sys::fail(errno, std::strerror(errno));
+    }
+    // A pipe that nobody writes reads as an empty file, which would be: all defaults.
+    struct stat status{};
+    if (::fstat(fd.get(), &status) != 0) {
+        return sys::fail(errno, std::strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode)) {
+        return sys::fail(EINVAL,
+                         S_ISDIR(status.st_mode) ? "it is a directory" : "it is no regular file");
     }
     std::string text;
     std::array<char, 65536> chunk;

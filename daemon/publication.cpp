@@ -5,15 +5,11 @@
 #include "protocol/ring_writer.hpp"
 #include "sys/memfd.hpp"
 
+#include <unistd.h>
+
+#include <array>
+
 namespace ipcbus::daemon {
-
-namespace {
-
-/// Reserving up to here takes the loop less than a third of a millisecond; above, a kernel worker
-/// does it. The same bound decides who frees the memory.
-constexpr std::uint64_t kReservedAtOnceMax = std::uint64_t{1} << 20;
-
-}  // namespace
 
 Publication::Publication(EventLoop& loop, Description description, SharedPages publisher_pages,
                          Charge own_charge, SharedCharge ring_charge)
@@ -25,30 +21,21 @@ Publication::Publication(EventLoop& loop, Description description, SharedPages p
       scope_(loop),
       fallocate_(scope_, [this](int error) { reserved(error); }) {}
 
-SharedFd Publication::share_ring(sys::UniqueFd fd) const {
-    if (about_.ring_bytes <= kReservedAtOnceMax) {
-        return share(std::move(fd));
-    }
-    return SharedFd(new sys::UniqueFd(std::move(fd)), [loop = &loop_](const sys::UniqueFd* last) {
-        auto* mine = const_cast<sys::UniqueFd*>(last);
-        loop->close_async(std::move(*mine));
-        delete mine;
-    });
-}
-
-void Publication::make(Done done) {
+void Publication::make(RingMemory spare, Done done) {
     IPCBUS_ASSERT(state_ == State::making && !done_);
     done_ = std::move(done);
-    auto fd = sys::create_memfd("ipcbus-ring", protocol::kRingDataOffset + about_.ring_bytes);
+    if (spare.fd) {
+        writable_ = std::move(spare.fd);
+        ring_ = std::move(spare.bytes);
+        reserved(0);
+        return;
+    }
+    auto fd = create_ring(loop_, about_.ring_bytes);
     if (!fd.ok()) {
         finish(State::refused, std::move(fd.error()));
         return;
     }
-    writable_ = share_ring(std::move(fd).value());
-    if (auto sealed = sys::add_seals(writable_->get(), sys::kSealsAtBirth); !sealed.ok()) {
-        finish(State::refused, std::move(sealed.error()));
-        return;
-    }
+    writable_ = std::move(fd).value();
     reserve();
 }
 
@@ -56,7 +43,9 @@ void Publication::seal(Done done) {
     IPCBUS_ASSERT(state_ == State::offered && !done_);
     done_ = std::move(done);
     state_ = State::sealing;
-    // From here on no new writable mapping, no hole; then everything is reserved once more.
+    // From here on no new writable mapping, no hole; then everything is reserved once more. To look
+    // at st_blocks instead would be faster, and wrong: a huge page that its publisher made beyond
+    // the end (MADV_COLLAPSE) counts as blocks, and hides holes that he punched elsewhere.
     if (auto sealed = sys::add_seals(writable_->get(), F_SEAL_FUTURE_WRITE); !sealed.ok()) {
         finish(State::refused, sys::fail(EPERM,
                                          "the ring cannot be sealed: its publisher had put "
@@ -94,27 +83,31 @@ void Publication::reserved(int error) {
     }
 }
 
-/// Writes the header and the first terminator; both are in the first two pages.
+/// Writes the header and the first terminator, which stand one behind the other: with write(), a
+/// mapping just for them would cost several times as much.
 sys::Result<void> Publication::format() {
-    const std::size_t bytes = protocol::kRingDataOffset + protocol::kPageBytes;
-    sys::Mapping head =
-        IPCBUS_TRY(sys::map_shared(writable_->get(), 0, bytes, sys::Access::read_write));
-    protocol::WritableRing ring;
-    ring.header = reinterpret_cast<protocol::RingHeader*>(head.data());
-    ring.data = head.data() + protocol::kRingDataOffset;
-    ring.capacity = about_.ring_bytes;
+    IPCBUS_ASSERT(first().position % about_.ring_bytes == 0);
+    alignas(protocol::kCacheLine)
+        std::array<std::byte, protocol::kRingDataOffset + protocol::kRecordHeaderBytes>
+            head{};
+    const protocol::WritableRing ring{reinterpret_cast<protocol::RingHeader*>(head.data()),
+                                      head.data() + protocol::kRingDataOffset, about_.ring_bytes};
     protocol::RingWriter::format(ring, about_.ring_bytes, about_.first_sequence, about_.id,
                                  about_.record_bytes_max);
-    // For settle(): record headers are aligned and do not wrap, so the data is mapped once.
-    ring_ = IPCBUS_TRY(sys::map_shared(writable_->get(), 0,
-                                       protocol::kRingDataOffset + about_.ring_bytes,
-                                       sys::Access::read_only));
+    if (::pwrite(writable_->get(), head.data(), head.size(), 0) !=
+        static_cast<ssize_t>(head.size())) {
+        return sys::fail_errno("writing the header of a ring");
+    }
+    if (!ring_.valid()) {  // for settle()
+        ring_ = IPCBUS_TRY(map_ring_bytes(writable_->get(), about_.ring_bytes));
+    }
     return {};
 }
 
 sys::Result<void> Publication::show() {
     IPCBUS_TRY(sys::expect_seals(writable_->get(), sys::kSealsRing));
-    readable_ = share_ring(IPCBUS_TRY(sys::reopen_read_only(writable_->get())));
+    readable_ =
+        share_ring(loop_, IPCBUS_TRY(sys::reopen_read_only(writable_->get())), about_.ring_bytes);
     writable_.reset();
     return {};
 }

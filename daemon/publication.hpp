@@ -14,6 +14,7 @@
 #include "operations.hpp"
 #include "protocol/join.hpp"
 #include "quota.hpp"
+#include "ring_pool.hpp"
 
 #include <functional>
 #include <map>
@@ -43,8 +44,9 @@ public:
     Publication(EventLoop& loop, Description description, SharedPages publisher_pages,
                 Charge own_charge, SharedCharge ring_charge);
 
-    /// making -> offered or refused. `done` comes once, perhaps before this returns.
-    void make(Done done);
+    /// making -> offered or refused. `done` comes once, perhaps before this returns. `spare`: its
+    /// memory, if it was made ahead of time.
+    void make(RingMemory spare, Done done);
     /// offered -> sealing -> open or refused. The publisher has mapped the ring.
     void seal(Done done);
 
@@ -92,7 +94,6 @@ private:
     sys::Result<void> format();
     sys::Result<void> show();
     void finish(State good, sys::Result<void> result);
-    [[nodiscard]] SharedFd share_ring(sys::UniqueFd fd) const;
 
     EventLoop& loop_;
     Description about_;

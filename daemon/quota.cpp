@@ -6,10 +6,8 @@
 
 namespace ipcbus::daemon {
 
-namespace {
-
 /// One row a kind of thing, so that checking, counting and texts cannot forget one.
-struct Kind {
+struct Quota::Kind {
     std::uint64_t Amounts::* count;
     const char* name;
     std::string_view total_key;
@@ -17,6 +15,13 @@ struct Kind {
     bool is_bytes;
     bool is_descriptors;
 };
+
+namespace {
+
+using Kind = Quota::Kind;
+
+/// No process has it: what is charged to it is the bus's own.
+constexpr uid_t kNobody = static_cast<uid_t>(-1);
 
 constexpr Kind kKinds[] = {
     {&Amounts::clients, "clients", key::kClients, key::kUidClients, false, false},
@@ -86,18 +91,37 @@ sys::Result<Charge> Quota::charge(uid_t uid, const Amounts& amounts, std::string
                             kind.uid_key));
         }
     }
-    for (const Kind& kind : kKinds) {
-        const std::uint64_t wanted = amounts.*kind.count;
-        if (!fits(total_.*kind.count, wanted, total_limits_.*kind.count)) {
-            return sys::fail(
-                kind.is_descriptors ? EMFILE : ENOSPC,
-                fmt::format("{}: refused: it needs {} {}, the bus has {} of {} in use; raise {}",
-                            what, amount(kind, wanted), kind.name, amount(kind, total_.*kind.count),
-                            amount(kind, total_limits_.*kind.count), kind.total_key));
-        }
+    const Kind* kind = missing(amounts);
+    if (kind != nullptr && relief_ && relief_()) {
+        kind = missing(amounts);
+    }
+    if (kind != nullptr) {
+        return sys::fail(
+            kind->is_descriptors ? EMFILE : ENOSPC,
+            fmt::format("{}: refused: it needs {} {}, the bus has {} of {} in use; raise {}", what,
+                        amount(*kind, amounts.*kind->count), kind->name,
+                        amount(*kind, total_.*kind->count),
+                        amount(*kind, total_limits_.*kind->count), kind->total_key));
     }
     take(uid, amounts);
     return Charge(*this, uid, amounts);
+}
+
+Charge Quota::charge_bus(const Amounts& amounts) {
+    if (missing(amounts) != nullptr) {
+        return {};
+    }
+    take(kNobody, amounts);
+    return Charge(*this, kNobody, amounts);
+}
+
+const Kind* Quota::missing(const Amounts& amounts) const {
+    for (const Kind& kind : kKinds) {
+        if (!fits(total_.*kind.count, amounts.*kind.count, total_limits_.*kind.count)) {
+            return &kind;
+        }
+    }
+    return nullptr;
 }
 
 void Quota::take(uid_t uid, const Amounts& amounts) {

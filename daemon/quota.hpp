@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <unordered_map>
@@ -55,6 +56,8 @@ using SharedCharge = std::shared_ptr<Charge>;
 
 class Quota {
 public:
+    struct Kind;
+
     explicit Quota(const LimitsConfig& limits);
     ~Quota();
     Quota(const Quota&) = delete;
@@ -67,12 +70,19 @@ public:
     /// EDQUOT: the uid's limit; ENOSPC: the bus's; EMFILE: descriptors, of either.
     [[nodiscard]] sys::Result<Charge> charge(uid_t uid, const Amounts& amounts,
                                              std::string_view what);
+    /// What the bus keeps for whoever comes: counted in the total, and nobody's. Empty: no room.
+    [[nodiscard]] Charge charge_bus(const Amounts& amounts);
+    /// Asked before a client is refused because of the total: lets go of such things. True: there
+    /// was something.
+    void set_relief(std::function<bool()> relief) { relief_ = std::move(relief); }
 
     [[nodiscard]] const Amounts& total() const { return total_; }
     [[nodiscard]] Amounts used_by(uid_t uid) const;
 
 private:
     friend class Charge;
+    /// Of the bus, what is too little for that much more; null if nothing is.
+    [[nodiscard]] const Kind* missing(const Amounts& amounts) const;
     void take(uid_t uid, const Amounts& amounts);
     void give_back(uid_t uid, const Amounts& amounts);
 
@@ -80,6 +90,7 @@ private:
     Amounts uid_limits_;
     Amounts total_;
     std::unordered_map<uid_t, Amounts> uids_;
+    std::function<bool()> relief_;
 };
 
 }  // namespace ipcbus::daemon

@@ -5,8 +5,11 @@
 #include "config.hpp"
 
 #include "protocol/layout.hpp"
+#include "sys/unique_fd.hpp"
 
 #include <doctest/doctest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -64,6 +67,7 @@ TEST_CASE("an empty file is the defaults") {
     CHECK(config.listen.sockets == std::vector<std::string>{"unix:" IPCBUS_SYSTEM_SOCKET});
     CHECK(config.publications.ring_bytes == kMiB);
     CHECK(config.publications.stall_timeout_ns == 5'000'000'000);
+    CHECK(config.publications.rings_ready == 4);
 }
 
 TEST_CASE("defaults follow the surroundings") {
@@ -106,6 +110,7 @@ target = "/var/log/ipcbusd.log"
 ring_bytes = "256KiB"
 ring_bytes_max = 1073741824
 stall_timeout = "500ms"
+rings_ready = 0
 [[ring]]
 filter = "plant/#"
 bytes = "4 MiB"
@@ -136,6 +141,7 @@ ring_bytes = "1GiB"
     CHECK(config.publications.ring_bytes == 256 * kKiB);
     CHECK(config.publications.ring_bytes_max == kGiB);
     CHECK(config.publications.stall_timeout_ns == 500'000'000);
+    CHECK(config.publications.rings_ready == 0);
     REQUIRE(config.rings.size() == 1);
     CHECK(config.rings[0] == daemon::RingRule{"plant/#", 4 * kMiB, 64 * kMiB, 100 * kKiB});
     CHECK(config.limits.total.clients == 10);
@@ -321,8 +327,22 @@ TEST_CASE("files: missing, too large, not a file") {
     REQUIRE(missing.errors.size() == 1);
     CHECK(missing.errors[0] ==
           "/nonexistent/ipcbusd.toml: cannot read it: No such file or directory");
-    CHECK(daemon::load_config("/dev/zero", surroundings()).errors.size() == 1);
-    CHECK(daemon::load_config("/", surroundings()).errors.size() == 1);
+    CHECK(daemon::load_config("/", surroundings()).errors ==
+          std::vector<std::string>{"/: cannot read it: it is a directory"});
+    // A device, and a pipe that nobody writes: empty, but no configuration of defaults.
+    CHECK(daemon::load_config("/dev/null", surroundings()).errors ==
+          std::vector<std::string>{"/dev/null: cannot read it: it is no regular file"});
+    int pipe[2];
+    REQUIRE(::pipe(pipe) == 0);
+    ::close(pipe[1]);
+    const std::string fifo = "/proc/self/fd/" + std::to_string(pipe[0]);
+    CHECK(daemon::load_config(fifo, surroundings()).errors ==
+          std::vector<std::string>{fifo + ": cannot read it: it is no regular file"});
+    ::close(pipe[0]);
+    const ipcbus::sys::UniqueFd large(::memfd_create("large", MFD_CLOEXEC));
+    REQUIRE(::ftruncate(large.get(), 64 << 20) == 0);
+    CHECK(daemon::load_config("/proc/self/fd/" + std::to_string(large.get()), surroundings())
+              .errors.size() == 1);
 }
 
 TEST_CASE("the example file shows every key with its default") {
