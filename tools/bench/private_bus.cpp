@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starting and ending an ipcbusd; see private_bus.hpp.
+#include "bench/private_bus.hpp"
+
+#include "stop_signal.hpp"
+#include "sys/address.hpp"
+#include "sys/clock.hpp"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+namespace ipcbus::bench {
+
+using sys::fail;
+using sys::fail_errno;
+using sys::Result;
+
+namespace {
+
+constexpr std::int64_t kStartNs = 10'000'000'000;
+constexpr std::int64_t kStopNs = 5'000'000'000;
+constexpr ::useconds_t kPollUs = 2'000;
+
+/// Nobody else is on this bus who would have to be kept from taking all of it.
+constexpr const char* kConfig =
+    "[limits]\n"
+    "clients = 65536\n"
+    "publications = 262144\n"
+    "subscriptions = 262144\n"
+    "drain_timeout = \"1s\"\n"
+    "[limits.per_uid]\n"
+    "clients = 65536\n"
+    "publications = 262144\n"
+    "subscriptions = 262144\n";
+
+std::string find_daemon() {
+    char self[4096];
+    const ssize_t bytes = ::readlink("/proc/self/exe", self, sizeof(self));
+    const std::string path(self, bytes > 0 ? static_cast<std::size_t>(bytes) : 0);
+    const std::string folder = path.substr(0, path.rfind('/') + 1);
+    for (const char* place : {"ipcbusd", "../daemon/ipcbusd"}) {
+        if (!folder.empty() && ::access((folder + place).c_str(), X_OK) == 0) {
+            return folder + place;
+        }
+    }
+    return "ipcbusd";  // execvp looks in PATH
+}
+
+}  // namespace
+
+Result<void> PrivateBus::start(const std::string& program) {
+    const char* base = std::getenv("TMPDIR");
+    std::string name =
+        std::string(base != nullptr && *base == '/' ? base : "/tmp") + "/ipcbus-bench-XXXXXX";
+    if (::mkdtemp(name.data()) == nullptr) {
+        return fail_errno("mkdtemp");
+    }
+    directory_ = name;
+    std::ofstream(config_path()) << kConfig;
+    const std::string found = program.empty() ? find_daemon() : program;
+    const pid_t parent = ::getpid();
+    pid_ = ::fork();
+    if (pid_ < 0) {
+        return fail_errno("fork");
+    }
+    if (pid_ == 0) {
+        become(found, parent);
+    }
+    const sys::Deadline deadline = sys::Deadline::after(kStartNs);
+    while (!sys::connect_unix(socket_path(), 0).ok()) {
+        if (reap(0)) {
+            return fail(ECHILD, found + " ended: " + last_words());
+        }
+        if (deadline.passed() || tools::stop_signal() != 0) {
+            return fail(ETIMEDOUT, found + " cannot be connected to");
+        }
+        (void)::usleep(kPollUs);
+    }
+    return {};
+}
+
+void PrivateBus::become(const std::string& program, pid_t parent) const {
+    // A process group of its own: Ctrl-C is for the tool, which ends the daemon last.
+    (void)::setpgid(0, 0);
+    (void)::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (::getppid() != parent) {
+        ::_exit(1);
+    }
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        (void)::signal(signal, SIG_DFL);
+    }
+    const int log = ::open(log_path().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    const int none = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (log < 0 || none < 0 || ::dup2(none, STDIN_FILENO) < 0 || ::dup2(log, STDOUT_FILENO) < 0 ||
+        ::dup2(log, STDERR_FILENO) < 0) {
+        ::_exit(1);
+    }
+    (void)::unsetenv("NOTIFY_SOCKET");
+    (void)::unsetenv("LISTEN_FDS");
+    const std::string listen = address();
+    const std::string config = config_path();
+    ::execlp(program.c_str(), "ipcbusd", "-c", config.c_str(), "--listen", listen.c_str(), nullptr);
+    std::fprintf(stderr, "cannot run it: %s\n", std::strerror(errno));
+    (void)std::fflush(stderr);
+    ::_exit(1);
+}
+
+std::string PrivateBus::last_words() const {
+    std::ifstream log(log_path());
+    std::string last;
+    for (std::string line; std::getline(log, line);) {
+        last = line;
+    }
+    return last.empty() ? "it said nothing" : last;
+}
+
+/// Whether it has ended within that time.
+bool PrivateBus::reap(std::int64_t timeout_ns) {
+    const sys::Deadline deadline = sys::Deadline::after(timeout_ns);
+    while (pid_ > 0) {
+        const pid_t ended = ::waitpid(pid_, nullptr, WNOHANG);
+        if (ended == pid_ || (ended < 0 && errno == ECHILD)) {
+            pid_ = -1;
+        } else if (deadline.passed()) {
+            return false;
+        } else {
+            (void)::usleep(kPollUs);
+        }
+    }
+    return true;
+}
+
+void PrivateBus::stop() {
+    if (pid_ > 0) {
+        (void)::kill(pid_, SIGTERM);
+        if (!reap(kStopNs)) {
+            (void)::kill(pid_, SIGKILL);
+            (void)reap(kStopNs);
+        }
+    }
+    if (!directory_.empty()) {
+        (void)::unlink(socket_path().c_str());
+        (void)::unlink(log_path().c_str());
+        (void)::unlink(config_path().c_str());
+        (void)::rmdir(directory_.c_str());
+        directory_.clear();
+    }
+}
+
+}  // namespace ipcbus::bench
