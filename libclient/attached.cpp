@@ -97,13 +97,17 @@ void Subscriber::admit(std::unique_ptr<Attached>& attached) {
 
 /// Ends an attachment: its ring is drained, or no more to be read.
 void Subscriber::let_go(Attached& attached) {
+    plain_left_ = 0;  // it may be the one that the short way would look at
     const Lineage lineage = attached.ring().lineage();
     if (expected_.size() >= kExpectedMax) {
         expected_.erase(expected_.begin());
     }
-    u64& expected = expected_.try_emplace(lineage, attached.reader().expected()).first->second;
-    if (protocol::distance(attached.reader().expected(), expected) > 0) {
-        expected = attached.reader().expected();
+    // A loss before its start that was not told yet is part of the gap that its successor tells.
+    const u64 untold = attached.has_aside ? aside(attached).lost_before_start : 0;
+    const u64 next = attached.reader().expected() - untold;
+    u64& expected = expected_.try_emplace(lineage, next).first->second;
+    if (protocol::distance(next, expected) > 0) {
+        expected = next;
     }
     waiter().detach(attached);
     attached.clear_slot();

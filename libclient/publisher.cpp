@@ -89,7 +89,7 @@ void Publisher::write(u16 topic_bytes, const void* data, std::size_t bytes) {
     ring_->commit(topic_bytes, static_cast<u32>(bytes));
 }
 
-void Publisher::finish() {
+inline void Publisher::finish() {
     const bool slept = ring_->finish();
     if (slept || ring_->readers().empty()) {
         publishes_until_look_ = 0;
@@ -103,16 +103,19 @@ bool Publisher::plain() const {
 }
 
 /// The short way, for most messages; needs plain(). False: not this one, nothing has happened.
-bool Publisher::publish_plainly(const void* data, std::size_t bytes) {
-    if (bytes >= plain_bytes_ || !ring_->writer().has_room(protocol::record_bytes(0, bytes))) {
+[[gnu::always_inline]] inline bool Publisher::publish_plainly(RingPublisher& ring,
+                                                              const void* data,
+                                                              std::size_t bytes) const {
+    if (bytes >= plain_bytes_ || !ring.writer().has_room(protocol::record_bytes(0, bytes))) {
         return false;
     }
-    write(0, data, bytes);
+    protocol::copy_into_ring(ring.writer().payload(0), data, bytes);
+    ring.commit(0, static_cast<u32>(bytes));
     return true;
 }
 
 int Publisher::publish(std::string_view topic, const void* data, std::size_t bytes) {
-    if (topic.empty() && plain() && publish_plainly(data, bytes)) {
+    if (topic.empty() && plain() && publish_plainly(*ring_, data, bytes)) {
         publishes_until_look_--;
         finish();
         return 0;
@@ -130,7 +133,8 @@ i64 Publisher::publish_many(const ipcbus_buffer* messages, std::size_t count) {
     std::size_t done = 0;
     int error = 0;
     if (plain()) {
-        while (done < count && publish_plainly(messages[done].data, messages[done].size)) {
+        RingPublisher& ring = *ring_;
+        while (done < count && publish_plainly(ring, messages[done].data, messages[done].size)) {
             done++;
         }
         publishes_until_look_--;

@@ -62,7 +62,7 @@ private:
     bool is_own(u64 attachment) override;
 
     [[nodiscard]] bool plain() const;
-    bool publish_plainly(const void* data, std::size_t bytes);
+    bool publish_plainly(protocol::RingPublisher& ring, const void* data, std::size_t bytes) const;
     int prepare(std::string_view topic, std::size_t bytes, u16* ret_topic_bytes);
     int too_large(std::size_t bytes) const;
     int refused(protocol::RingPublisher::Status status) const;

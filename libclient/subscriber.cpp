@@ -261,15 +261,15 @@ int Subscriber::try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret
     if (attached.has_aside) {
         forget_passed_over(attached);
     }
-    taken(attached, found.record);
+    taken(attached, found.record.next);
     source_.fruitful(attached);
     note_plain(attached);
     return 0;
 }
 
-/// The record has been received: the reader goes behind it.
-void Subscriber::taken(Attached& attached, const Record& record) {
-    attached.reader().advance(record);
+/// The next record has been received: the reader goes behind it.
+inline void Subscriber::taken(Attached& attached, u64 next) {
+    attached.reader().advance_to(next, 1);
     attached.moved();
     attached.count_received(1);
     patience_.distance.received(1);
@@ -286,10 +286,11 @@ void Subscriber::note_plain(Attached& attached) {
 /// The short way, for most messages: the one that follows the last in the same ring. False: it is
 /// not there, or there is more to say of it, and nothing has happened. Who else may have a message,
 /// or what the daemon may have said, is looked at after kPlainMax of them, or when there is none.
-bool Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
+inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
     plain_left_--;
     note_thread();
     Attached& attached = *plain_;
+    const u64 position = attached.reader().position();
     Record record;
     if (attached.reader().look(record) != RingReader::Look::record ||
         record.payload_bytes > bytes) {
@@ -298,14 +299,14 @@ bool Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message
     if (record.payload_bytes != 0) {
         protocol::copy_untrusted(buffer, record.payload, record.payload_bytes);
     }
-    if (!attached.reader().intact(record.position)) {
+    if (!attached.reader().intact(position)) {
         return false;
     }
     if (ret_message != nullptr) {
         describe(attached, record, ret_message);
         ret_message->data = buffer;
     }
-    taken(attached, record);
+    taken(attached, position + stride_.predicted(record.next - position));
     return true;
 }
 
@@ -357,6 +358,7 @@ i64 Subscriber::lend(Attached& attached, const Record& first, ipcbus_message* re
     std::size_t taken = 1;
     u64 next = first.next;
     u64 sequence = first.sequence + 1;
+    RingReader::Stride stride;
     // The whole batch stands in one piece of the ring: cursors are kept back until release, so it
     // ends where a batch of cursors would.
     const u64 batch_end = first.position + reader.ring().capacity / protocol::kCursorPart;
@@ -374,7 +376,7 @@ i64 Subscriber::lend(Attached& attached, const Record& first, ipcbus_message* re
         message.size = record.payload_bytes;
         message.sequence = sequence;
         ret_messages[taken++] = message;
-        next = record.next;
+        next += stride.predicted(record.next - next);
         sequence++;
     }
     if (!reader.intact(first.position)) {

@@ -84,7 +84,7 @@ private:
     void note_plain(Attached& attached);
     bool receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 borrow_plainly(ipcbus_message* ret_messages, std::size_t count);
-    void taken(Attached& attached, const protocol::Record& record);
+    void taken(Attached& attached, u64 next);
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);
     void describe(const Attached& attached, const protocol::Record& record,
                   ipcbus_message* ret_message);
@@ -157,7 +157,8 @@ private:
     std::atomic<const char*> thread_{nullptr};  ///< that last used this handle
     /// Where the next message is expected, while plain_left_ is not 0.
     Attached* plain_ = nullptr;
-    u32 plain_left_ = 0;  ///< messages that may be taken the short way
+    protocol::RingReader::Stride stride_;  ///< of what comes from it
+    u32 plain_left_ = 0;                   ///< messages that may be taken the short way
     u32 looks_ = 0;
     u32 empty_looks_ = 0;
 
