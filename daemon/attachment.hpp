@@ -38,19 +38,22 @@ struct Attachment {
     protocol::u64 start = 0;
     protocol::u64 start_sequence = 0;
     protocol::u32 slot = 0;
-    std::uint32_t place_in_publication = 0;                      ///< where it stands in that list
-    std::uint32_t place_in_subscription = 0;                     ///< the same
-    protocol::ReaderMode mode = protocol::ReaderMode::reliable;  ///< as granted
-    Writer writer_end = Writer::untold;
-    Reader reader_end = Reader::waiting;
-    std::uint8_t end_reason = 0;  ///< protocol::EndReason once the reader is to be told, else 0
-    bool end_told = false;
+    std::uint32_t place_in_publication = 0;   ///< where it stands in that list
+    std::uint32_t place_in_subscription = 0;  ///< the same
+    protocol::ReaderMode mode : 2 = protocol::ReaderMode::reliable;  ///< as granted
+    Writer writer_end : 2 = Writer::untold;
+    Reader reader_end : 2 = Reader::waiting;
+    std::uint8_t end_reason : 2 = 0;  ///< protocol::EndReason once the reader is to be told, else 0
+    std::uint8_t chain : 3 = 0;       ///< which of Membership's, 0: none
+    bool end_told : 1 = false;
+    Attachment* previous = nullptr;  ///< in that chain
+    Attachment* next = nullptr;
 
     [[nodiscard]] bool over() const {
         return writer_end == Writer::gone && reader_end == Reader::gone;
     }
 };
-static_assert(sizeof(Attachment) <= 72, "there may be hundreds of thousands");
+static_assert(sizeof(Attachment) <= 80, "there may be hundreds of thousands");
 
 /// A list of attachments from which one is removed in constant time: each knows its place.
 template <std::uint32_t Attachment::* place>
@@ -58,6 +61,9 @@ class AttachmentList {
 public:
     void add(Attachment& attachment) {
         attachment.*place = static_cast<std::uint32_t>(all_.size());
+        if (all_.size() == all_.capacity()) {
+            all_.reserve(all_.size() + all_.size() / 4 + 4);  // not twice: there are many lists
+        }
         all_.push_back(&attachment);
     }
     void remove(Attachment& attachment) {

@@ -135,7 +135,7 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
         session.fail(request, sys::fail(EINVAL, "the client's name has control characters"));
         return;
     }
-    if (fd_budget_.left(session.uid()) < kWelcomeFds) {
+    if (fd_budget_.left(session.uid(), true) < kWelcomeFds) {
         session.fail(request,
                      sys::fail(EMFILE, fmt::format("too many descriptors are on the way to uid {}: "
                                                    "its other connections do not read",
@@ -237,6 +237,9 @@ void Bus::resume(Session& session, std::uint64_t request, const protocol::Resume
         return;
     }
     Session& old = *client->session;
+    if (client->attaching) {
+        client->attaching->request = 0;
+    }
     if (old.pid() != session.pid()) {
         linger(*client, old);  // that process has it mapped, too
     }
@@ -255,16 +258,15 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
         if (told.what == Outbox::Told::What::peer) {
             client.untell_peer(told.id, told.pages);
         } else if (told.what == Outbox::Told::What::attached) {
-            const auto found = attachments_.find(told.id);
-            if (found == attachments_.end() ||
-                found->second.reader_end != Attachment::Reader::told) {
+            Attachment* attachment = attachments_.find(told.id);
+            if (attachment == nullptr || attachment->reader_end != Attachment::Reader::told) {
                 continue;
             }
-            if (found->second.publication->readable()) {
-                set_reader_end(found->second, Attachment::Reader::ready);
-                tell_reader(found->second);
+            if (attachment->publication->readable()) {
+                set_reader_end(*attachment, Attachment::Reader::ready);
+                tell_reader(*attachment);
             } else {
-                let_go(found->second);  // its ring has ended, and cannot be shown again
+                let_go(*attachment);  // its ring has ended, and cannot be shown again
             }
         }
     }

@@ -15,6 +15,7 @@
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
 
+#include "attachment_table.hpp"
 #include "client.hpp"
 #include "fair_queue.hpp"
 #include "lingering.hpp"
@@ -55,6 +56,8 @@ public:
     void advertise(Client& client, std::uint64_t request, const protocol::Advertise& frame);
     void unadvertise(Client& client, std::uint64_t request, Id publication);
     void subscribe(Client& client, std::uint64_t request, const protocol::Subscribe& frame);
+    /// Goes on with a SUBSCRIBE that has many matches. Not to be called without one.
+    void attach_some(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);
@@ -153,7 +156,7 @@ private:
     std::unordered_map<Id, std::unique_ptr<Client>> clients_;
     /// Those that are over, until nothing of them is under way.
     std::unordered_map<const Publication*, std::unique_ptr<Publication>> retired_;
-    std::unordered_map<Id, Attachment> attachments_;
+    AttachmentTable attachments_;
     std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
     bool turn_scheduled_ = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests of subscribers, what writers say of their readers, and attaching and detaching. See
 // bus.hpp; the protocol of joining is in protocol/join.hpp.
+// attach, detach_at_writer, taken: checked by tests/model/join.pml.
 #include "bus.hpp"
 
 #include "log.hpp"
@@ -22,6 +23,8 @@ constexpr std::int64_t kSuspensionFactor = 10;
 /// A page of slots, and what the daemon keeps of an attachment, its slot included.
 constexpr std::size_t kSlotsPerCharge = protocol::kPageBytes / sizeof(protocol::CursorSlot);
 constexpr std::size_t kAttachmentBytes = 384;
+/// A few hundred microseconds' work.
+constexpr std::size_t kAttachedAtOnce = 64;
 
 }  // namespace
 
@@ -48,7 +51,7 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
         client.session->refuse(request, charge.error());
         return;
     }
-    const std::vector<Id> matches = registry_.publications_matching(frame.filter);
+    std::vector<Id> matches = registry_.publications_matching(frame.filter);
     if (auto provided = provide_slots(client, matches.size(), what); !provided.ok()) {
         client.session->refuse(request, provided.error());
         return;
@@ -62,14 +65,36 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
     subscription.charge = std::move(charge).value();
     subscriptions_.emplace(id, &client);
     registry_.add_subscription(frame.filter, id);
-    protocol::Subscribed answer;
-    answer.subscription = id;
-    for (const Id publication : matches) {
-        if (attach(*publications_.at(publication), subscription) != nullptr) {
-            answer.attachments++;
+    client.attaching = Attaching{id, request, std::move(matches)};
+    attach_some(client);
+}
+
+/// What comes from now on is attached when it comes: the subscription is in the registry. Of what
+/// was there, some goes meanwhile.
+void Bus::attach_some(Client& client) {
+    Attaching& work = *client.attaching;
+    Subscription& subscription = client.subscriptions.at(work.subscription);
+    for (std::size_t left = kAttachedAtOnce; left > 0; left--) {
+        if (work.next == work.publications.size() || stopping_) {
+            const Attaching done = std::move(work);
+            client.attaching.reset();
+            if (!client.incomplete.empty()) {
+                to_complete_.insert(client.id);
+                schedule();
+            }
+            client.session->touch();  // its ATTACHED were held back
+            if (done.request != 0) {
+                client.session->reply(protocol::Subscribed{done.subscription, done.attached},
+                                      done.request);
+            }
+            return;
+        }
+        const auto found = publications_.find(work.publications[work.next++]);
+        if (found != publications_.end() && found->second->registered &&
+            attach(*found->second, subscription) != nullptr) {
+            work.attached++;
         }
     }
-    client.session->reply(answer, request);
 }
 
 void Bus::unsubscribe(Client& client, u64 request, Id id) {
@@ -94,11 +119,11 @@ void Bus::end_subscription(Client& client, Subscription& subscription) {
 }
 
 void Bus::detached(Client& client, Id id) {
-    const auto found = attachments_.find(id);
+    Attachment* attachment = attachments_.find(id);
     // One that is gone, or another client's: the reader may have crossed with its end.
-    if (found != attachments_.end() && found->second.reader == client.id &&
-        found->second.subscription != nullptr) {
-        let_go(found->second);
+    if (attachment != nullptr && attachment->reader == client.id &&
+        attachment->subscription != nullptr) {
+        let_go(*attachment);
     }
 }
 
@@ -127,15 +152,15 @@ void Bus::taken(Client& client, const protocol::Taken& frame) {
 
 void Bus::complain(Client& client, const protocol::Complain& frame) {
     const auto publication = client.publications.find(frame.publication);
-    const auto found = attachments_.find(frame.attachment);
-    if (publication == client.publications.end() || found == attachments_.end() ||
-        found->second.publication != publication->second ||
-        found->second.writer_end != Attachment::Writer::told) {
+    Attachment* found = attachments_.find(frame.attachment);
+    if (publication == client.publications.end() || found == nullptr ||
+        found->publication != publication->second ||
+        found->writer_end != Attachment::Writer::told) {
         log_debug("{}: complaint about attachment {}, which is none of its readers",
                   client.describe(), frame.attachment);
         return;
     }
-    Attachment& attachment = found->second;
+    Attachment& attachment = *found;
     const bool reliable = attachment.mode == ReaderMode::reliable;
     const Client& reader = *find_client(attachment.reader);
     const std::string& topic = publication->second->about().topic;
@@ -218,8 +243,7 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
         return nullptr;
     }
     const Id id = registry_.next_id();
-    Attachment& attachment = attachments_[id];
-    attachment.id = id;
+    Attachment& attachment = attachments_.add(id);
     attachment.publication = &publication;
     attachment.subscription = &subscription;
     attachment.reader = reader.id;
@@ -247,6 +271,10 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
 
 /// Attaches it to what it matches and is not attached to yet.
 void Bus::complete(Client& client, Subscription& subscription) {
+    if (client.attaching && client.attaching->subscription == subscription.id) {
+        client.incomplete.insert(subscription.id);  // it has not been everywhere yet
+        return;
+    }
     std::set<Id> has;
     for (const Attachment* attachment : subscription.attachments.all()) {
         has.insert(attachment->publication->about().id);
@@ -331,7 +359,7 @@ void Bus::release_if_over(Attachment& attachment) {
             schedule();
         }
     }
-    attachments_.erase(attachment.id);
+    attachments_.erase(attachment);
     release_publication(publication);
 }
 

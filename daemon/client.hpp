@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -58,6 +59,15 @@ struct Subscription {
     Charge charge;
 };
 
+/// A SUBSCRIBE whose matches are too many to be attached at once.
+struct Attaching {
+    Id subscription = 0;
+    std::uint64_t request = 0;  ///< 0: its connection is no more
+    std::vector<Id> publications;
+    std::size_t next = 0;
+    std::uint32_t attached = 0;
+};
+
 class Client {
 public:
     Client(Id client_id, uid_t client_uid, std::string client_name, ClientMemory client_memory);
@@ -83,6 +93,8 @@ public:
     [[nodiscard]] bool something_to_tell() const {
         return !publications_to_tell.empty() || !attachments_to_tell.empty();
     }
+    /// Until it is done, no other frame of the client is looked at.
+    std::optional<Attaching> attaching;
     /// Subscriptions that were not attached to everything they match, for want of slots.
     std::set<Id> incomplete;
     bool to_ring = false;  ///< it is in the bus's list of those

@@ -2,6 +2,7 @@
 // The three memfds of one client (cursor page, doorbell page, mailbox): made, sealed, mapped, and
 // what the daemon reads and writes there. What the client can write is hostile input: loaded once,
 // bounded. Owned by its Client, the daemon's one thread.
+// announce_frames, ring_sleepers: checked by tests/model/wake.pml, full.pml.
 #pragma once
 
 #include "event_loop.hpp"

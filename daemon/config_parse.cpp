@@ -89,6 +89,7 @@ private:
     }
     void table(const toml::table& table, const std::string& prefix);
     void entry(const toml::key& key, const toml::node& node, const std::string& name);
+    bool too_deep(std::string_view text);
     void text_key(const toml::node& node, const std::string& name);
     void sockets(const toml::node& node);
     void rules(const toml::node& node);
@@ -106,7 +107,28 @@ private:
     std::vector<std::pair<std::string, toml::source_position>> given_;
 };
 
+/// toml++ bounds how deep values nest, but not how many parts a key or a header has, and takes its
+/// tables apart by recursion. Each part but one costs a dot, all in one line.
+bool Parser::too_deep(std::string_view text) {
+    constexpr std::ptrdiff_t kDotsPerLineMax = 4096;
+    toml::source_index number = 1;
+    for (std::size_t begin = 0; begin < text.size(); number++) {
+        const std::size_t end = std::min(text.find('\n', begin), text.size());
+        const std::string_view line = text.substr(begin, end - begin);
+        if (std::count(line.begin(), line.end(), '.') > kDotsPerLineMax) {
+            complain(toml::source_position{number, 1},
+                     fmt::format("more than {} dots in a line", kDotsPerLineMax));
+            return true;
+        }
+        begin = end + 1;
+    }
+    return false;
+}
+
 void Parser::parse(std::string_view text) {
+    if (too_deep(text)) {
+        return;
+    }
     try {
         const toml::table root = toml::parse(text, name_);
         table(root, "");

@@ -22,12 +22,15 @@ unsigned part(std::uint64_t descriptors_max, unsigned eighths) {
 // too. One uid may have most of the rest: where all clients are of one, many of them idle, that is
 // normal.
 FdBudget::FdBudget(std::uint64_t descriptors_max)
-    : total_max_(part(descriptors_max, 7)), uid_max_(part(descriptors_max, 6)) {}
+    : total_max_(part(descriptors_max, 7)),
+      uid_max_(part(descriptors_max, 6)),
+      uid_busy_max_(part(descriptors_max, 4)) {}
 
-unsigned FdBudget::left(uid_t uid) {
+unsigned FdBudget::left(uid_t uid, bool idle) {
     const auto found = uids_.find(uid);
     const unsigned of_uid = found == uids_.end() ? 0 : found->second;
-    const unsigned count = std::min(of_uid < uid_max_ ? uid_max_ - of_uid : 0,
+    const unsigned uid_max = idle ? uid_max_ : uid_busy_max_;
+    const unsigned count = std::min(of_uid < uid_max ? uid_max - of_uid : 0,
                                     total_ < total_max_ ? total_max_ - total_ : 0);
     somebody_waits_ = somebody_waits_ || count < protocol::kFdsPerFrameMax;
     return count;

@@ -4,27 +4,63 @@
 
 namespace ipcbus::daemon {
 
+void AttachmentChain::add(Attachment& attachment) {
+    IPCBUS_ASSERT(attachment.chain == 0);
+    attachment.chain = number_;
+    attachment.previous = last_;
+    attachment.next = nullptr;
+    (last_ == nullptr ? first_ : last_->next) = &attachment;
+    last_ = &attachment;
+}
+
+void AttachmentChain::remove(Attachment& attachment) {
+    if (attachment.chain != number_) {
+        return;
+    }
+    attachment.chain = 0;
+    (attachment.previous == nullptr ? first_ : attachment.previous->next) = attachment.next;
+    (attachment.next == nullptr ? last_ : attachment.next->previous) = attachment.previous;
+}
+
+void AttachmentChain::take_before(AttachmentChain& others) {
+    for (Attachment* one = others.first_; one != nullptr; one = one->next) {
+        one->chain = number_;
+    }
+    if (others.empty()) {
+        return;
+    }
+    others.last_->next = first_;
+    (first_ == nullptr ? last_ : first_->previous) = others.last_;
+    first_ = others.first_;
+    others.first_ = others.last_ = nullptr;
+}
+
+void AttachmentChain::clear() {
+    while (first_ != nullptr) {
+        remove(*first_);
+    }
+}
+
 void Membership::attach(Attachment& attachment) {
     IPCBUS_ASSERT(attachment.writer_end == Attachment::Writer::untold);
-    to_attach_.emplace(attachment.id, &attachment);
+    to_attach_.add(attachment);
 }
 
 void Membership::detach(Attachment& attachment) {
     if (attachment.writer_end == Attachment::Writer::untold) {
-        to_attach_.erase(attachment.id);
+        to_attach_.remove(attachment);
         attachment.writer_end = Attachment::Writer::gone;
         return;
     }
     IPCBUS_ASSERT(attachment.writer_end == Attachment::Writer::told);
-    to_attach_.erase(attachment.id);  // there only if it was to be told again
-    attached_.erase(attachment.id);
-    to_detach_.emplace(attachment.id, &attachment);
+    to_attach_.remove(attachment);  // there only if it was to be told again
+    attached_.remove(attachment);
+    to_detach_.add(attachment);
     attachment.writer_end = Attachment::Writer::leaving;
 }
 
 void Membership::tell_next(protocol::Members& frame) {
-    const auto first = to_attach_.begin();
-    Attachment& attachment = *first->second;
+    Attachment& attachment = *to_attach_.first();
     attachment.writer_end = Attachment::Writer::told;
     frame.attach.push_back(protocol::Member{
         .attachment = attachment.id,
@@ -34,13 +70,16 @@ void Membership::tell_next(protocol::Members& frame) {
         .reliable =
             attachment.mode == protocol::ReaderMode::reliable ? protocol::u8{1} : protocol::u8{0},
     });
-    attached_.insert(to_attach_.extract(first));
+    to_attach_.remove(attachment);
+    attached_.add(attachment);
 }
 
 void Membership::tell_detached(protocol::Members& frame) {
     while (!to_detach_.empty() && frame.detach.size() < protocol::kMembersPerFrameMax) {
-        frame.detach.push_back(to_detach_.begin()->first);
-        detached_.insert(to_detach_.extract(to_detach_.begin()));
+        Attachment& attachment = *to_detach_.first();
+        frame.detach.push_back(attachment.id);
+        to_detach_.remove(attachment);
+        detached_.add(attachment);
     }
 }
 
@@ -63,9 +102,9 @@ bool Membership::taken(protocol::u64 number, std::vector<Attachment*>& ret_gone)
     if (number == sent_ && taken_ != sent_) {
         taken_ = sent_;
         attached_.clear();
-        for (const auto& [id, attachment] : detached_) {
-            attachment->writer_end = Attachment::Writer::gone;
-            ret_gone.push_back(attachment);
+        for (Attachment* gone = detached_.first(); gone != nullptr; gone = gone->next) {
+            gone->writer_end = Attachment::Writer::gone;
+            ret_gone.push_back(gone);
         }
         detached_.clear();
     }
@@ -74,8 +113,8 @@ bool Membership::taken(protocol::u64 number, std::vector<Attachment*>& ret_gone)
 
 void Membership::tell_again() {
     // They stay `told`: the writer may know them, and must then be told of their detach.
-    to_attach_.merge(attached_);
-    to_detach_.merge(detached_);
+    to_attach_.take_before(attached_);
+    to_detach_.take_before(detached_);
     sent_ = taken_;
 }
 

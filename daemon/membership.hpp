@@ -8,15 +8,34 @@
 //
 //   frames of a round: MEMBERS with the number acknowledged before, as many as it takes, then one
 //   with the number of the moment. Only that one is answered with a number that counts.
+// Checked: tests/model/join.pml.
 #pragma once
 
 #include "attachment.hpp"
 #include "protocol/wire.hpp"
 
-#include <map>
 #include <vector>
 
 namespace ipcbus::daemon {
+
+/// Attachments, each in one chain of its membership at most, linked through themselves.
+class AttachmentChain {
+public:
+    explicit AttachmentChain(std::uint8_t number) : number_(number) {}
+    [[nodiscard]] bool empty() const { return first_ == nullptr; }
+    [[nodiscard]] Attachment* first() const { return first_; }
+    void add(Attachment& attachment);
+    /// If it is in this one.
+    void remove(Attachment& attachment);
+    /// All of `others`, before what is here.
+    void take_before(AttachmentChain& others);
+    void clear();
+
+private:
+    std::uint8_t number_;
+    Attachment* first_ = nullptr;
+    Attachment* last_ = nullptr;
+};
 
 class Membership {
 public:
@@ -36,9 +55,7 @@ public:
     [[nodiscard]] bool due() const { return sent_ == taken_ && number_ != sent_; }
 
     /// The next attachment to tell of, or null. The caller decides whether it can.
-    [[nodiscard]] Attachment* next() const {
-        return to_attach_.empty() ? nullptr : to_attach_.begin()->second;
-    }
+    [[nodiscard]] Attachment* next() const { return to_attach_.first(); }
     /// Moves next() into `frame`.
     void tell_next(protocol::Members& frame);
     /// Moves as many detachments into `frame` as fit.
@@ -57,11 +74,11 @@ private:
     protocol::u64 sent_ = 0;       ///< of the last round that was ended
     protocol::u64 taken_ = 0;      ///< sent_ once that round is acknowledged
     protocol::u64 ever_sent_ = 0;  ///< on connections before this one, too
-    std::map<Id, Attachment*> to_attach_;
-    std::map<Id, Attachment*> to_detach_;
+    AttachmentChain to_attach_{1};
+    AttachmentChain to_detach_{2};
     // Of this round, until it is acknowledged.
-    std::map<Id, Attachment*> attached_;
-    std::map<Id, Attachment*> detached_;
+    AttachmentChain attached_{3};
+    AttachmentChain detached_{4};
 };
 
 }  // namespace ipcbus::daemon

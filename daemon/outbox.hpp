@@ -63,7 +63,7 @@ public:
         return std::min({protocol::kFdsUnacknowledgedMax - fds_,
                          protocol::kFdsUnacknowledgedMax -
                              std::min(protocol::kFdsUnacknowledgedMax, on_the_way_),
-                         budget_.left(uid_)});
+                         budget_.left(uid_, on_the_way_ == 0)});
     }
     /// The client has received that many more. False: more than were sent. `begun`: the first byte
     /// of the chunk that is being sent has gone.

@@ -140,15 +140,19 @@ bool Session::work_off() {
     FrameHeader header;
     std::span<const std::byte> fields;
     while (state_ == State::awaiting_hello || state_ == State::active) {
-        switch (reader_.next(header, fields)) {
-        case FrameReader::Status::need_more:
-            return true;
-        case FrameReader::Status::malformed:
-            fail(0, sys::fail(EPROTO, reader_.why()));
-            return true;
-        case FrameReader::Status::frame:
-            dispatch(header, fields);
-            break;
+        if (client_ != nullptr && client_->attaching) {
+            bus_.attach_some(*client_);
+        } else {
+            switch (reader_.next(header, fields)) {
+            case FrameReader::Status::need_more:
+                return true;
+            case FrameReader::Status::malformed:
+                fail(0, sys::fail(EPROTO, reader_.why()));
+                return true;
+            case FrameReader::Status::frame:
+                dispatch(header, fields);
+                break;
+            }
         }
         if (sys::monotonic_ns() >= until_ns) {
             return false;

@@ -70,6 +70,9 @@ void Bus::tell(Client& client, Outbox& outbox) {
     }
     while (!client.attachments_to_tell.empty() && outbox.bytes() < room) {
         const auto first = client.attachments_to_tell.begin();
+        if (client.attaching && first->second->subscription->id == client.attaching->subscription) {
+            break;  // SUBSCRIBED comes first
+        }
         if (!tell_attachment(client, *first->second, outbox)) {
             break;  // all the others want descriptors, too, or can wait as well
         }

@@ -323,3 +323,42 @@ TEST_CASE("a thousand readers reach their writer in frames that fit") {
     CHECK(writer.attention(advertised.index) == 1000);
     writer.expect_nothing();
 }
+
+TEST_CASE(
+    "a filter that matches very much: SUBSCRIBED first, then all of it, then the next answer") {
+    constexpr u32 kMany = 1000;
+    DaemonFixture daemon;
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    std::vector<u64> publications;
+    for (u32 i = 0; i < kMany; i++) {
+        publications.push_back(writer.advertise("many/" + std::to_string(i)).publication);
+        writer.mapped(publications.back());
+    }
+    RawClient other = RawClient::on_bus(daemon.socket_path(), "other");
+    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
+    reader.expect_nothing();
+    const u64 many = reader.send(protocol::Subscribe{"many/#", 0});
+    const u64 next = reader.send(protocol::Unsubscribe{987654321});
+    // Comes and goes while the reader is being attached, or before, or after: it must end
+    // somewhere.
+    writer.unadvertise(publications[kMany - 1]);
+    (void)other.subscribe("nothing/else");
+    const auto subscribed = reader.expect<protocol::Subscribed>();
+    CHECK(reader.request == many);
+    CHECK((subscribed.attachments == kMany || subscribed.attachments == kMany - 1));
+    std::set<u64> attached;
+    bool answered = false;
+    while (!answered || attached.size() < subscribed.attachments) {
+        const std::optional<Incoming> incoming = reader.next();
+        REQUIRE(incoming.has_value());
+        if (incoming->header.type == FrameType::attached) {
+            const auto told = decoded<protocol::Attached>(*incoming);
+            CHECK(told.subscription == subscribed.subscription);
+            CHECK(attached.insert(told.publication).second);
+        } else if (incoming->header.type == FrameType::error) {
+            CHECK(incoming->header.request == next);
+            answered = true;
+        }
+    }
+    CHECK(attached.size() == subscribed.attachments);
+}

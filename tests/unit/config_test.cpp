@@ -205,6 +205,15 @@ TEST_CASE("a file that is no TOML") {
     CHECK(error_of(std::string(100000, '[')).starts_with("test.toml:1:"));
 }
 
+TEST_CASE("a key or a header of very many parts") {
+    std::string key = "a";
+    for (int i = 0; i < 100'000; i++) {
+        key += ".a";
+    }
+    CHECK(error_of("\n" + key + " = 1\n").starts_with("test.toml:2:1: more than 4096 dots"));
+    CHECK(error_of("[" + key + "]").starts_with("test.toml:1:1: more than 4096 dots"));
+}
+
 TEST_CASE("numbers at and beyond their ends") {
     CHECK(good("publications.ring_bytes = 65536").publications.ring_bytes == 65536);
     CHECK(good("publications.ring_bytes = \"64KiB\"").publications.ring_bytes == 65536);

@@ -103,7 +103,7 @@ TEST_CASE("a detach is over when it is taken in, not before") {
     Attachment& attachment = model.attach();
     (void)frame_of(model.membership);
     model.detach(attachment);  // while the attach is not acknowledged
-    CHECK(attachment.writer_end == Attachment::Writer::leaving);
+    CHECK((attachment.writer_end == Attachment::Writer::leaving));
     model.take(1);
     CHECK(model.all.size() == 1);
     const auto frame = frame_of(model.membership);

@@ -101,23 +101,23 @@ TEST_CASE("what a client says it received counts only once the kernel says so, t
     outbox.all_read();
     CHECK(outbox.on_the_way() == 0);
     CHECK(outbox.credit() == protocol::kFdsUnacknowledgedMax - 1);  // that one is not sent yet
-    CHECK(budget.left(1) == 768 - 1);
+    CHECK(budget.left(1, true) == 768 - 1);
     outbox.drop_unsent();
-    CHECK(budget.left(1) == 768);
+    CHECK(budget.left(1, true) == 768);
 }
 
 TEST_CASE(
     "the budget: a uid has three quarters of what may be on the way; what comes back is for all") {
     FdBudget budget(400);
-    CHECK(budget.left(1) == 300);
+    CHECK(budget.left(1, true) == 300);
     budget.sent(1, 298);
-    CHECK(budget.left(1) == 2);
-    CHECK(budget.left(2) == 350 - 298);
+    CHECK(budget.left(1, true) == 2);
+    CHECK(budget.left(2, true) == 350 - 298);
     CHECK(!budget.take_relief());
     budget.came_back(1, 10);
     CHECK(budget.take_relief());
     CHECK(!budget.take_relief());
-    CHECK(budget.left(1) == 12);
+    CHECK(budget.left(1, true) == 12);
     budget.came_back(1, 10);  // nobody had to wait since
     CHECK(!budget.take_relief());
 }
@@ -128,10 +128,25 @@ TEST_CASE("the budget of the bus: seven eighths, whoever it is") {
     budget.sent(1, 64);
     budget.sent(2, 64);
     budget.sent(3, 60);
-    CHECK(budget.left(4) == 4);
+    CHECK(budget.left(4, true) == 4);
     budget.sent(4, 4);
-    CHECK(budget.left(4) == 0);
+    CHECK(budget.left(4, true) == 0);
     budget.came_back(2, 5);
     CHECK(budget.take_relief());
-    CHECK(budget.left(4) == 5);
+    CHECK(budget.left(4, true) == 5);
+}
+
+TEST_CASE("the budget of a uid: its last third is for connections that have nothing on the way") {
+    FdBudget budget(1024);
+    Outbox deaf(budget, 1);
+    budget.sent(1, 512 - 1);
+    CHECK(deaf.credit() == protocol::kFdsUnacknowledgedMax);
+    add_attached(deaf, 1);
+    CHECK(deaf.credit() == 0);  // it has its turn, and does not read
+    Outbox reads(budget, 1);
+    CHECK(reads.credit() == protocol::kFdsUnacknowledgedMax);
+    budget.sent(1, 256 - 1);
+    CHECK(reads.credit() == 1);
+    budget.came_back(1, 512 + 256 - 2);
+    CHECK(deaf.credit() == protocol::kFdsUnacknowledgedMax - 1);
 }
