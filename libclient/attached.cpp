@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life of a subscriber's attachments: begun, followed by one to the next ring, ended. Used by
 // the subscriber's thread. See attached.hpp.
+// attach, admit, let_go, drop_orphans: checked by tests/model/succession.pml.
 #include "attached.hpp"
 
 #include "protocol/topic.hpp"

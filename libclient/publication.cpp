@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control side of a Publisher: getting a ring, taking membership in, noticing a lost daemon and
 // going on under another. Publishing is in publisher.cpp.
+// take_in: tests/model/join.pml. advertise, move: tests/model/succession.pml.
 #include "error_text.hpp"
 #include "protocol/topic.hpp"
 #include "publisher.hpp"
@@ -210,7 +211,7 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
             }
             ring_->set_taken(delivery.members.number);
         }
-        inbox_.clear();
+        std::vector<Delivery>().swap(inbox_);  // and its room, which grows with the readers
         if (protocol::distance(ring_->taken(), number) >= 0) {
             return Heard::something;
         }

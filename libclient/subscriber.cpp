@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Receiving: the way of a message from the rings to the caller. What the control side does for a
 // subscription is in subscription.cpp. See subscriber.hpp.
+// look_at, lapped, borrow and release: checked by tests/model/ring.pml.
 #include "subscriber.hpp"
 
 #include "protocol/topic.hpp"
@@ -275,6 +276,11 @@ inline void Subscriber::taken(Attached& attached, u64 next) {
     patience_.distance.received(1);
 }
 
+/// The only ring that is looked at just now, if there is only one.
+const RingReader* Subscriber::only_active() {
+    return source_.active_count() == 1 ? &source_.turn()->reader() : nullptr;
+}
+
 /// The next messages may be taken the short way, if they are there.
 void Subscriber::note_plain(Attached& attached) {
     if (!attached.filter && !attached.latest && !attached.has_aside) {
@@ -286,7 +292,8 @@ void Subscriber::note_plain(Attached& attached) {
 /// The short way, for most messages: the one that follows the last in the same ring. False: it is
 /// not there, or there is more to say of it, and nothing has happened. Who else may have a message,
 /// or what the daemon may have said, is looked at after kPlainMax of them, or when there is none.
-inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
+inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
+                                        ipcbus_message* ret_message) {
     plain_left_--;
     note_thread();
     Attached& attached = *plain_;
@@ -321,7 +328,8 @@ int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
     ipcbus_message unwanted;
     ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
     const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns,
-                                  [&] { return try_receive(buffer, bytes, message); });
+                                  [&] { return try_receive(buffer, bytes, message); },
+                                  [&] { return only_active(); });
     if (result == 0) {
         waiter().fruitful();
         return 0;
@@ -413,9 +421,11 @@ i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::s
     if (const int error = begin_use(); error != 0) {
         return error;
     }
-    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, [&] {
+    const auto try_once = [&] {
         return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
-    });
+    };
+    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, try_once,
+                                  [&] { return only_active(); });
     if (result == 1) {
         waiter().fruitful();
         return static_cast<i64>(loan_count_);

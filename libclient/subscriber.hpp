@@ -82,6 +82,7 @@ private:
         return plain_left_ != 0 && loan_ == nullptr && !bus_.in_child();
     }
     void note_plain(Attached& attached);
+    const protocol::RingReader* only_active();
     bool receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 borrow_plainly(ipcbus_message* ret_messages, std::size_t count);
     void taken(Attached& attached, u64 next);

@@ -178,9 +178,12 @@ inline i64 look_away(i64 now_ns, i64 ns) {
 /// whatever the waiter has active, and at what the control side has stored; `elsewhere` tells,
 /// before a sleep, whether the latter has anything. `only`: the one source that is waited for;
 /// nullptr: all of the waiter's.
-template <class TryOnce>
+/// `watched()` is a reader whose ring alone can have the next message, or nullptr: then most looks
+/// while spinning are at one word, which finds a message some nanoseconds sooner.
+template <class TryOnce, class Watched>
 int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience& patience,
-               protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once) {
+               protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once,
+               Watched&& watched) {
     constexpr i64 kYieldAfterNs = 2'000;
     constexpr i64 kContendedNs = 20'000;
     int result = try_once();
@@ -206,8 +209,12 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
     const i64 spin_until_ns =
         budget_ns > sys::kForeverNs - began_ns ? sys::kForeverNs : began_ns + budget_ns;
     while (now_ns < spin_until_ns && now_ns < deadline.at_ns) {
+        const protocol::RingReader* const alone = watched();
         for (int i = 0; i < 32; i++) {
             protocol::cpu_relax();
+            if (alone != nullptr && i != 31 && !alone->word_there()) {
+                continue;
+            }
             result = try_once();
             if (result != -EAGAIN) {
                 budget.spun();

@@ -12,6 +12,7 @@
 //        writer: its bell + 1, FUTEX_WAKE. Pairs with [B2] to [B4] in ring_publisher.hpp.
 // Without the fence: R stores its cursor (still in its store buffer) and finds wanted = 0; W stores
 // wanted and finds the old cursor; W sleeps although there is room, and nobody rings.
+// Checked: tests/model/full.pml (cursor, wanted), wake.pml (parked, sleepers).
 #pragma once
 
 #include "protocol/ring_reader.hpp"

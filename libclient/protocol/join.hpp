@@ -15,6 +15,7 @@
 // overwritten before W knows the reader: that margin is what protects it. The end of the newest
 // record is always that high (3 x record + 32 <= capacity, layout.hpp); settle_start checks it all
 // the same, because the ring is hostile input.
+// Checked: tests/model/join.pml. Change the model first.
 #pragma once
 
 #include "protocol/layout.hpp"

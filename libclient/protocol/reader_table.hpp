@@ -20,6 +20,7 @@
 // is reported once. One that stands still for the stall timeout while the writer waits for it is
 // demoted: the writer's own decision, which needs nobody's consent, for a reader finds out by
 // [R4] that it was overtaken.
+// Checked: tests/model/wake.pml (rounds), full.pml (cursors, stall), join.pml.
 #pragma once
 
 #include "protocol/attachment.hpp"

@@ -44,7 +44,9 @@ bool RingPublisher::fence_again() {
 }
 
 /// [W1] to [W5]. The cursors are only looked at when those known do not do: with many readers they
-/// are what a raise costs. An old cursor is too small at worst, if its reader is counted at all.
+/// are what a raise costs. An old cursor is too small at worst, if its reader is counted at all;
+/// changes() makes sure of that: a reader that joins may begin below the position that the smallest
+/// was taken from, for that record was in the writer's store buffer when its start was settled.
 bool RingPublisher::raise(u64 bytes) {
     if (readers_.changes() != smallest_changes_ ||
         distance(smallest_ + writer_.capacity(), writer_.raise_target(bytes)) < 0) {

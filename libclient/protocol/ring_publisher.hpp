@@ -16,11 +16,13 @@
 // 5 with a reader that keeps up, on a Zen 5), and is there for those who sleep. So a writer in
 // whose last kQuietPublishes publishes nobody slept leaves it out, and whoever goes to sleep has
 // the kernel fence the writer instead (membarrier; 0.3 us, 11 if the writer runs):
-//   [F1] unfenced = 1   [F2] full fence   [F3] somebody sleeps already: not now, unfenced = 0
+//   [F1] unfenced = 1   [F2] full fence   [F3] somebody sleeps already: not now, unfenced = 0 (this
+//        only saves that one its barrier)
 //   reader: [S4] sleepers = 1   [S5] full fence   [F4] unfenced: barrier everywhere   [S6] look
 //   [F5] a publish that finds sleepers set: unfenced = 0, full fence, round; fenced from then on.
-// Either [F3] sees [S4], or [F4] sees [F1]. Then each record is stored before the writer's part of
-// the barrier, and [S6] sees it; or after, and so is its load of sleepers, which sees [S4].
+// Either the next look at sleepers sees [S4], or [F4] sees [F1]. Then each record is stored before
+// the writer's part of the barrier, and [S6] sees it; or after, and so is its load of sleepers,
+// which sees [S4].
 // Attention may be seen one publish late: settle_start's margin covers what that publish may write,
 // for a raise has a fence of its own, and the reader that joins looks before it sleeps.
 //
@@ -35,6 +37,7 @@
 // WHAT WOULD BREAK IT: the bell read after [B4] (a ring in between is slept through); attention
 // looked at before the bell is read (a reader that dies in between is waited for); `wanted` stored
 // after the recompute (the reader that makes room in between finds nobody wanting).
+// Checked: tests/model/full.pml (waiting), wake.pml (rounds, unfenced), join.pml.
 #pragma once
 
 #include "protocol/reader_table.hpp"

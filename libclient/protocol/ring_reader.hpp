@@ -26,6 +26,7 @@
 //     R  announced - capacity <= position: fine          W  (stopped)
 //     R  (stopped)                                       W  raises announced, overwrites the record
 //     R  copies bytes of another record and accepts them
+// Checked: tests/model/ring.pml. Change the model first.
 #pragma once
 
 #include "protocol/fence.hpp"
@@ -102,6 +103,10 @@ public:
         return distance(announced - capacity_, position) <= 0;
     }
 
+    /// Whether there may be a record at position(): a hint, for whoever looks properly soon anyway.
+    [[nodiscard]] bool word_there() const {
+        return header_at(position_).word.load(std::memory_order_relaxed) != 0;
+    }
     /// Whether there is anything to see at position(), a loss included. For the look before sleep.
     [[nodiscard]] bool news() const {
         // acquire: [R1], the caller reads the record next.

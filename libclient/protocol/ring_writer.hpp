@@ -33,6 +33,7 @@
 // a lapped reader would copy new bytes and still find announced - capacity <= its position ([R4]).
 // Positions and sequences are u64 and compared by signed difference: at 100 GB/s a wrap takes five
 // years, and the tests start just below it.
+// Checked: tests/model/ring.pml (and join.pml, full.pml). Change the model first.
 #pragma once
 
 #include "protocol/fence.hpp"

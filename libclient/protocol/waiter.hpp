@@ -52,6 +52,7 @@
 // at, and so it is every 10 ms by a reader that never sleeps: a hostile peer that wipes bits or
 // swallows a wake-up costs milliseconds. After several fruitless wakes in a row the waiter naps,
 // whatever bell and summary say: a hostile ringer cannot burn its CPU.
+// Checked: tests/model/wake.pml. Change the model first.
 #pragma once
 
 #include "protocol/attachment.hpp"

@@ -4,6 +4,7 @@
 // whoever does the seldom thing has the kernel execute one on every processor that runs a thread of
 // a registered process. Costs the caller 0.3 to 11 us (an interrupt to each such processor).
 // Any thread.
+// What it is used for is checked by tests/model/wake.pml (-DUNFENCED).
 #pragma once
 
 namespace ipcbus::sys {
