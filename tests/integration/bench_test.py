@@ -89,7 +89,7 @@ class BenchCase(Case):
     def assertClasses(self, classes):
         self.assertEqual(len({one["class"] for one in classes}), len(classes))
         self.assertLessEqual({one["class"] for one in classes},
-                             {"sibling", "near", "far", "mixed"})
+                             {"sibling", "near", "far", "one-cpu", "mixed"})
         self.assertAlmostEqual(sum(one["share"] for one in classes), 1, places=3)
         for one in classes:
             self.assertGreater(one["ping_pong_ns"], 0)
@@ -277,7 +277,8 @@ class Modes(BenchCase):
                 operations = {one["phase"]: one["operations"] for one in result["phases"]}
                 self.assertEqual(operations, {
                     "connect": clients, "advertise": publications, "subscribe": subscriptions,
-                    "message": subscriptions * matches, "close": clients})
+                    "attach": subscriptions * matches, "message": subscriptions * matches,
+                    "close": clients})
                 self.assertGreaterEqual(sum(one["wall_ns"] for one in result["phases"]),
                                         result["set_up_ns"])
                 self.assertGreater(result["daemon_rss_bytes"], 0)
@@ -293,7 +294,7 @@ class Modes(BenchCase):
                 self.assertIn(word, result.out.decode())
         result = self.bench("control", "--clients", "3", "--publications", "5")
         self.assertDone(result)
-        self.assertIn(b"set up (connect, advertise, subscribe) in ", result.out)
+        self.assertIn(b"set up (all before the messages) in ", result.out)
 
 
 class WrongMessages(BenchCase):

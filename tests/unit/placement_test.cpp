@@ -32,11 +32,12 @@ TEST_SUITE("placement") {
         CHECK(distance_of(25) == Distance::sibling);
         CHECK(distance_of(52) == Distance::near);
         CHECK(distance_of(245) == Distance::far);
-        CHECK(distance_of(5'000) == Distance::mixed);
+        CHECK(distance_of(5'000) == Distance::one_cpu);
         CHECK(distance_of(0) == Distance::mixed);
         CHECK(distance_of(52, 60) == Distance::near);
         CHECK(distance_of(52, 245) == Distance::mixed);
-        CHECK(distance_name(distance_of(5'000, 5'000)) == "mixed");
+        CHECK(distance_name(distance_of(5'000, 5'000)) == "one-cpu");
+        CHECK(distance_name(distance_of(52, 5'000)) == "mixed");
         CHECK(distance_name(Distance::near) == "near");
     }
 

@@ -2,8 +2,9 @@
 // ipcbus-bench control: what it costs to set a large bus up. A few processes share all clients;
 // clients share publications and subscriptions in turn. The publications form groups of --matches
 // topics, and each subscription is the wildcard for one group. Phase by phase, all processes at
-// once: connect, advertise, subscribe; then every publication publishes one message and every
-// subscription receives one from each that it matches, checked; then all is closed.
+// once: connect, advertise, subscribe; attach, which lasts until every subscription has all that it
+// matches; then every publication publishes one message and every subscription receives one from
+// each that it matches, checked; then all is closed.
 #include "bench/machine.hpp"
 #include "bench/modes.hpp"
 #include "cli.hpp"
@@ -11,6 +12,7 @@
 #include "sys/clock.hpp"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,11 +21,12 @@ namespace ipcbus::bench {
 
 namespace {
 
-constexpr std::size_t kPhases = 5;
+constexpr std::size_t kPhases = 6;
 constexpr std::array<std::string_view, kPhases> kNames = {"connect", "advertise", "subscribe",
-                                                          "message", "close"};
-constexpr std::size_t kSetUpPhases = 3;
+                                                          "attach",  "message",   "close"};
+constexpr std::size_t kSetUpPhases = 4;
 constexpr std::int64_t kPhasePatienceNs = 300'000'000'000;
+constexpr std::int64_t kAttachNs = 60'000'000'000;
 constexpr std::size_t kBytes = 32;  // of a message
 constexpr std::uint64_t kRingBytes = 64 << 10;
 
@@ -87,11 +90,13 @@ public:
         meet(2);
         subscribe_all();
         meet(3);
+        attach_all();
+        meet(4);
         publish_all();
         receive_all();
-        meet(4);
-        clients_.clear();
         meet(5);
+        clients_.clear();
+        meet(6);
     }
 
 private:
@@ -163,6 +168,42 @@ private:
         }
     }
 
+    /// A client hears of others only in its calls, and memory that is handed to it waits in its
+    /// socket until then, of which the system allows a user only so much. So each is made to
+    /// listen, in turn, until all subscriptions have what they match.
+    void attach_all() {
+        constexpr ::useconds_t kPauseUs = 200;
+        const sys::Deadline deadline = sys::Deadline::after(kAttachNs);
+        while (true) {
+            for (const Client& client : clients_) {
+                (void)ipcbus_state(client.bus.get());
+            }
+            std::size_t complete = 0;
+            for (const Subscription& subscription : subscriptions_) {
+                const std::uint32_t count = ipcbus_publication_count(subscription.handle);
+                if (count > run_.options.matches) {
+                    member_.fail(tools::kExitFailed, name_of(subscription) + " has " +
+                                                         std::to_string(count) +
+                                                         " publications, more than it matches");
+                }
+                complete += count == run_.options.matches ? 1 : 0;
+            }
+            if (complete == subscriptions_.size()) {
+                return;
+            }
+            if (deadline.passed()) {
+                member_.fail(tools::kExitTimedOut,
+                             std::to_string(subscriptions_.size() - complete) +
+                                 " subscriptions did not get all publications that they match");
+            }
+            (void)::usleep(kPauseUs);
+        }
+    }
+
+    static std::string name_of(const Subscription& subscription) {
+        return "subscription " + std::to_string(subscription.number);
+    }
+
     void publish_all() {
         std::byte message[kBytes];
         for (const Publication& publication : publications_) {
@@ -190,7 +231,7 @@ private:
     }
 
     void receive_one(const Subscription& subscription, std::vector<bool>& came) {
-        const std::string who = "subscription " + std::to_string(subscription.number);
+        const std::string who = name_of(subscription);
         std::byte bytes[kBytes];
         ipcbus_message message{};
         const int result =
@@ -240,9 +281,9 @@ int run_control(const Run& run, ControlResult& ret_result) {
         return code;
     }
     ret_result.attachments = std::uint64_t{options.subscriptions} * options.matches;
-    const std::array<std::uint64_t, kPhases> operations = {options.clients, options.publications,
-                                                           options.subscriptions,
-                                                           ret_result.attachments, options.clients};
+    const std::array<std::uint64_t, kPhases> operations = {
+        options.clients,        options.publications,   options.subscriptions,
+        ret_result.attachments, ret_result.attachments, options.clients};
     for (std::size_t i = 0; i < kPhases; ++i) {
         const auto cpu_ns =
             static_cast<double>(page->daemon_cpu_ns[i + 1] - page->daemon_cpu_ns[i]);

@@ -158,15 +158,20 @@ void Reader::receive_one() {
     while (unfinished_ == 0) {
         unfinished_ = receive(1);
     }
-    if (run_.options.borrows() && !is_right(messages_[0], got_ + lost_)) {
-        finish();
+    if (run_.options.borrows()) {
+        is_judged_ = is_right(messages_[0], got_ + lost_);
+        if (!is_judged_) {
+            finish();
+        }
     }
 }
 
 void Reader::finish() {
     const std::size_t count = std::exchange(unfinished_, 0);
-    if (count != 0) {
+    if (count != 0 && !std::exchange(is_judged_, false)) {
         judge(count);
+    } else if (count != 0 && give_back()) {
+        ++got_;
     }
 }
 
@@ -194,8 +199,22 @@ bool Reader::is_right(const ipcbus_message& message, std::uint64_t number) const
         message.sequence != sequence_ + number) {
         return false;
     }
+    return says(message, number);
+}
+
+/// Whether its bytes are those of message `number`.
+bool Reader::says(const ipcbus_message& message, std::uint64_t number) const {
     return run_.options.untouched ? check_head(message.data, size_, number, run_.salt)
                                   : check(message.data, size_, number, run_.salt);
+}
+
+/// False: it was overwritten while it was lent. It is lost, as the next receive will tell.
+bool Reader::give_back() {
+    const int result = ipcbus_release(handle_.get());
+    if (__builtin_expect(result != 0 && result != -ESTALE, 0)) {
+        member_.fail_library("release", result);
+    }
+    return result == 0;
 }
 
 /// Messages 0 to `count` - 1 of messages_ are the next ones, or the run has failed.
@@ -218,14 +237,8 @@ void Reader::judge(std::size_t count) {
         buffer_.assign(bytes, bytes + message.size);
         message.data = buffer_.data();
     }
-    if (run_.options.borrows()) {
-        const int result = ipcbus_release(handle_.get());
-        if (__builtin_expect(result == -ESTALE, 0)) {
-            return;  // overwritten while it was lent: lost, as the next receive will tell
-        }
-        if (__builtin_expect(result != 0, 0)) {
-            member_.fail_library("release", result);
-        }
+    if (run_.options.borrows() && !give_back()) {
+        return;
     }
     got_ += wrong;
     if (__builtin_expect(wrong < count, 0)) {
@@ -244,11 +257,13 @@ void Reader::tell_wrong(const ipcbus_message& message) {
                                              std::to_string(size_));
     }
     // Which message it may be instead: what it says itself, or, too short for that, the bus.
-    std::uint64_t carried = message.sequence - sequence_;
+    std::uint64_t carried = number;
     if (size_ >= kHeadBytes) {
         std::memcpy(&carried, message.data, kWord);
+    } else if (message.publication == publication_) {
+        carried = message.sequence - sequence_;
     }
-    const bool is_another = carried != number && check(message.data, size_, carried, run_.salt);
+    const bool is_another = carried != number && says(message, carried);
     if (is_another && carried > number) {
         member_.fail(tools::kExitLost, which + " was lost, and nobody told: message " +
                                            std::to_string(carried) + " came in its place");
@@ -257,7 +272,7 @@ void Reader::tell_wrong(const ipcbus_message& message) {
         member_.fail(tools::kExitFailed,
                      "message " + std::to_string(carried) + " came again, as " + which);
     }
-    if (!check(message.data, size_, number, run_.salt) && !run_.options.untouched) {
+    if (!says(message, number)) {
         member_.fail(tools::kExitFailed,
                      which + " is corrupt: " + explain(message.data, size_, number, run_.salt));
     }

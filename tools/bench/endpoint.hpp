@@ -84,8 +84,9 @@ private:
     /// Receives what there is, up to `count` messages; 0 if some were lost instead.
     std::size_t receive(std::size_t count);
     void judge(std::size_t count);
-    void release(bool is_judged);
     [[nodiscard]] bool is_right(const ipcbus_message& message, std::uint64_t number) const;
+    [[nodiscard]] bool says(const ipcbus_message& message, std::uint64_t number) const;
+    [[nodiscard]] bool give_back();
     [[noreturn]] void tell_wrong(const ipcbus_message& message);
     void note_loss();
 
@@ -96,6 +97,7 @@ private:
     std::vector<std::byte> buffer_;
     std::vector<ipcbus_message> messages_;
     std::size_t unfinished_ = 0;  // messages that receive_one took and finish() gives back
+    bool is_judged_ = false;      // those have been found right
     std::uint64_t got_ = 0;
     std::uint64_t lost_ = 0;
     std::uint64_t publication_ = 0;  // of the first message

@@ -88,7 +88,7 @@ struct ControlResult {
     std::vector<Phase> phases;
     std::uint64_t attachments = 0;
     std::uint64_t checked = 0;  // messages
-    double set_up_ns = 0;       // connect, advertise and subscribe together
+    double set_up_ns = 0;       // all phases before the messages
     bool daemon_known = false;
     std::uint64_t daemon_rss_bytes = 0;
     std::uint64_t daemon_shared_bytes = 0;

@@ -86,12 +86,11 @@ Result<void> pin_to(int cpu) {
 }
 
 Distance distance_of(double one_way_ns) {
-    if (!(one_way_ns > 0) || one_way_ns > kFarNsMax) {
-        return Distance::mixed;
-    }
-    return one_way_ns <= kSiblingNsMax ? Distance::sibling
-           : one_way_ns <= kNearNsMax  ? Distance::near
-                                       : Distance::far;
+    return one_way_ns <= 0               ? Distance::mixed  // not measured
+           : one_way_ns <= kSiblingNsMax ? Distance::sibling
+           : one_way_ns <= kNearNsMax    ? Distance::near
+           : one_way_ns <= kFarNsMax     ? Distance::far
+                                         : Distance::one_cpu;
 }
 
 Distance distance_of(double before_ns, double after_ns) {
@@ -104,6 +103,7 @@ std::string_view distance_name(Distance distance) {
         case Distance::sibling: return "sibling";
         case Distance::near: return "near";
         case Distance::far: return "far";
+        case Distance::one_cpu: return "one-cpu";
         case Distance::mixed: break;
     }
     return "mixed";

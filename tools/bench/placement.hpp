@@ -26,10 +26,11 @@ namespace ipcbus::measure {
 [[nodiscard]] sys::Result<void> pin_to(int cpu);
 
 /// How far apart two processes ran. By the one-way time of a ping-pong: threads of one core answer
-/// within 32 ns; cores that share a cache within 150; others later. `mixed`: neither end of a slice
-/// says the same, or a ping-pong was disturbed (both on one CPU, say).
-enum class Distance : std::uint8_t { sibling, near, far, mixed };
-inline constexpr std::size_t kDistances = 4;
+/// within 32 ns; cores that share a cache within 150; others later. `one_cpu`: the two take turns
+/// on one, and each hand-over is a change of process (or somebody else keeps them from running).
+/// `mixed`: the two ends of a slice do not say the same.
+enum class Distance : std::uint8_t { sibling, near, far, one_cpu, mixed };
+inline constexpr std::size_t kDistances = 5;
 inline constexpr double kSiblingNsMax = 32;
 inline constexpr double kNearNsMax = 150;
 inline constexpr double kFarNsMax = 1'000;
@@ -37,7 +38,7 @@ inline constexpr double kFarNsMax = 1'000;
 [[nodiscard]] Distance distance_of(double one_way_ns);
 /// Of a slice between two ping-pongs.
 [[nodiscard]] Distance distance_of(double before_ns, double after_ns);
-/// "sibling", "near", "far", "mixed".
+/// "sibling", "near", "far", "one-cpu", "mixed".
 [[nodiscard]] std::string_view distance_name(Distance distance);
 
 /// The word and what is needed around it: lies in memory that both processes share (mmap with

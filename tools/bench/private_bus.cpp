@@ -8,9 +8,12 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -30,17 +33,30 @@ constexpr std::int64_t kStartNs = 10'000'000'000;
 constexpr std::int64_t kStopNs = 5'000'000'000;
 constexpr ::useconds_t kPollUs = 2'000;
 
-/// Nobody else is on this bus who would have to be kept from taking all of it.
-constexpr const char* kConfig =
-    "[limits]\n"
-    "clients = 65536\n"
-    "publications = 262144\n"
-    "subscriptions = 262144\n"
-    "drain_timeout = \"1s\"\n"
-    "[limits.per_uid]\n"
-    "clients = 65536\n"
-    "publications = 262144\n"
-    "subscriptions = 262144\n";
+/// Nobody else is on this bus who would have to be kept from taking all of it: limits are as high
+/// as they can be, and the same for one user; for rings, half of the memory.
+std::string config() {
+    constexpr std::uint64_t kOneRing = 64 << 20;
+    constexpr std::uint64_t kDescriptorsKept = 64;  // as the daemon keeps by itself
+    constexpr std::uint64_t kDescriptorsMax = 1 << 20;
+    struct sysinfo info{};
+    (void)::sysinfo(&info);
+    const std::uint64_t ring_bytes =
+        std::max(kOneRing, std::uint64_t{info.totalram} * info.mem_unit / 2);
+    rlimit files{};
+    (void)::getrlimit(RLIMIT_NOFILE, &files);
+    const std::uint64_t descriptors =
+        std::clamp<std::uint64_t>(files.rlim_max, 2 * kDescriptorsKept, kDescriptorsMax) -
+        kDescriptorsKept;
+    const std::string counts =
+        "clients = 65536\npublications = 262144\nsubscriptions = 262144\n"
+        "ring_bytes = " +
+        std::to_string(ring_bytes) +
+        "\n"
+        "descriptors = " +
+        std::to_string(descriptors) + "\n";
+    return "[limits]\ndrain_timeout = \"1s\"\n" + counts + "[limits.per_uid]\n" + counts;
+}
 
 std::string find_daemon() {
     char self[4096];
@@ -65,7 +81,7 @@ Result<void> PrivateBus::start(const std::string& program) {
         return fail_errno("mkdtemp");
     }
     directory_ = name;
-    std::ofstream(config_path()) << kConfig;
+    std::ofstream(config_path()) << config();
     const std::string found = program.empty() ? find_daemon() : program;
     const pid_t parent = ::getpid();
     pid_ = ::fork();

@@ -61,16 +61,24 @@ std::string class_columns(std::string_view name, const DistanceResult& at, doubl
 
 /// What is worth saying about where the processes ran.
 std::string advice(const std::array<double, measure::kDistances>& wall_ns) {
-    const double all_ns = wall_ns[0] + wall_ns[1] + wall_ns[2] + wall_ns[3];
+    double all_ns = 0;
+    for (const double one_ns : wall_ns) {
+        all_ns += one_ns;
+    }
     unsigned often = 0;
     for (const double one_ns : wall_ns) {
         often += one_ns > 0.05 * all_ns ? 1 : 0;
     }
-    if (often < 2) {
-        return {};
+    std::string text;
+    if (often > 1) {
+        text +=
+            "The processes were not equally far apart all the time (ping-pong: a bare cache "
+            "line,\none way): compare results of one class only.\n";
     }
-    return "The processes were not equally far apart all the time (ping-pong: a bare cache line,\n"
-           "one way): compare results of one class only.\n";
+    if (wall_ns[static_cast<std::size_t>(Distance::one_cpu)] > 0.05 * all_ns) {
+        text += "For some time they took turns on one CPU: --pin 0,1 keeps them apart.\n";
+    }
+    return text;
 }
 
 std::string daemon_line(double cpu_ns) {
@@ -244,7 +252,7 @@ std::string control_text(const std::vector<ControlResult>& runs) {
                       show_ns(phase.wall_ns).c_str(), show_ns(each_ns).c_str(),
                       phase.daemon_cpu_ns < 0 ? "-" : show_ns(phase.daemon_cpu_ns).c_str());
     }
-    text += "\nset up (connect, advertise, subscribe) in " + show_ns(all.set_up_ns) + "; " +
+    text += "\nset up (all before the messages) in " + show_ns(all.set_up_ns) + "; " +
             std::to_string(all.attachments) + " attachments\n";
     if (all.daemon_known) {
         text += print("daemon: %.1f MiB of its own, %.1f MiB shared\n",

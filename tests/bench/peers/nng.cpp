@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// nng over ipc://: a pair0 socket on each side (push and pull carry a fifth of its rate), messages
+// nng over ipc://: a pair0 socket on each side (push and pull carry a sixth of its rate), messages
 // handed over and read as nng_msg without another copy, and queues on both sides, without which
 // every message waits for a thread of nng's to take it. nng's threads run on the CPU of their
 // process, which gives half as much again as letting them move. A sender waits when the queue is

@@ -19,8 +19,7 @@ inline bool has_cpus(int count) {
 /// Waits until there is something to read, without sleeping if `spin`.
 inline void await_input(int fd, bool spin) {
     pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
-    while (::poll(&waiting, 1, spin ? 0 : -1) <= 0) {
-    }
+    while (::poll(&waiting, 1, spin ? 0 : -1) <= 0) {}
 }
 
 }  // namespace ipcbus::bench

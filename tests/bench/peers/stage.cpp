@@ -19,8 +19,8 @@ namespace ipcbus::bench {
 namespace {
 
 constexpr unsigned kHangSeconds = 30;
-constexpr unsigned kSettled = 2;
-constexpr unsigned kTriesMax = 12;
+constexpr unsigned kSettled = 4;
+constexpr unsigned kTriesMax = 16;
 constexpr std::uint64_t kCountMax = std::uint64_t{1} << 26;
 
 // What runs, for the handler of SIGALRM. Written by A's one thread.
