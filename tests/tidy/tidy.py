@@ -15,7 +15,7 @@ FOLDERS = ("libclient", "daemon", "tools", "systemd", "tests", ".ci")
 C_LIKE = {".c", ".cpp", ".h", ".hpp"}
 # Files that begin with the license and a comment; another kind says so here or in NO_HEAD.
 HEADED = C_LIKE | {".py", ".sh", ".build", ".scd", ".in", ".map", ".txt", ".sysusers", ".tmpfiles",
-                   ".toml", ".clang-format", ".clang-tidy", ".editorconfig"}
+                   ".toml", ".pml", ".clang-format", ".clang-tidy", ".editorconfig"}
 NO_HEAD = {"LICENSE", "README.md", ".gitignore"}
 # A page of the manual has a NAME instead; the others say by their names what they are.
 LICENSE_ALONE = {".scd", ".in", ".map", ".editorconfig"}
@@ -41,7 +41,7 @@ class Tidy:
             names += [path for path in (root / folder).rglob("*") if path.is_file()]
         for path in sorted(names):
             name = path.relative_to(root)
-            if "__pycache__" not in name.parts:
+            if not {"__pycache__", "corpus"} & set(name.parts):  # a corpus is data
                 self.files[name] = path.read_text("utf-8", errors="replace")
 
     def fault(self, name, line, text):
