@@ -346,7 +346,7 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
 void Waiter::woken(std::int64_t left_ns) {
     if (++fruitless_wakes_ > kFruitlessWakesMax) {
         const u32 doublings = std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6);
-        nap(std::min({kFirstSliceNs << doublings, kNapMaxNs, left_ns}));
+        nap(std::min({kNapMinNs << doublings, kNapMaxNs, left_ns}));
         sweep();
     }
 }

@@ -48,7 +48,7 @@
 //                                   loaded sleepers = 0 before | barrier | R sleeps
 //   words taken before summary      W sets bit and summary | R takes the word, then clears summary:
 //                                   a bit set in between stands without summary
-// Waits are bounded all the same (1 ms, 4, 16 ... 10 s), and after each one every ring is looked
+// Waits are bounded all the same (16 ms, 64 ... 10 s), and after each one every ring is looked
 // at, and so it is every 10 ms by a reader that never sleeps: a hostile peer that wipes bits or
 // swallows a wake-up costs milliseconds. After several fruitless wakes in a row the waiter naps,
 // whatever bell and summary say: a hostile ringer cannot burn its CPU.
@@ -197,7 +197,10 @@ public:
     [[nodiscard]] u64 sleeps() const { return sleeps_; }
 
 private:
-    static constexpr std::int64_t kFirstSliceNs = 1'000'000;
+    /// Shorter, and each sleep arms a timer that is the processor's next: 3.5 us, which made the
+    /// waking of eight readers 1.66 times as long as that of bare futexes instead of 1.17.
+    static constexpr std::int64_t kFirstSliceNs = 16'000'000;
+    static constexpr std::int64_t kNapMinNs = 1'000'000;
     static constexpr std::int64_t kLastSliceNs = 10'000'000'000;
     static constexpr std::int64_t kSweepPauseNs = 10'000'000;
     static constexpr std::int64_t kSweepShare = 64;  ///< at most one part in so many of the time
