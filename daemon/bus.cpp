@@ -172,7 +172,7 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
 /// Making them takes a third of the time that HELLO takes: done ahead, like rings (RingPool).
 sys::Result<ClientMemory> Bus::take_pages() {
     if (!std::exchange(spare_deferred_, true)) {
-        loop_.defer([this] {
+        loop_.defer(scope_, [this] {
             spare_deferred_ = false;
             make_spare_pages();
         });

@@ -78,7 +78,7 @@ void Bus::attach_some(Client& client) {
         if (work.next == work.publications.size() || stopping_) {
             const Attaching done = std::move(work);
             client.attaching.reset();
-            if (!client.incomplete.empty()) {
+            if (client.incomplete.count(done.subscription) != 0) {
                 to_complete_.insert(client.id);
                 schedule();
             }
@@ -286,6 +286,9 @@ void Bus::complete(Client& client, Subscription& subscription) {
         }
         if (has.count(id) == 0) {
             (void)attach(*publications_.at(id), subscription);
+            if (client.incomplete.count(subscription.id) != 0) {
+                return;  // no room: nor for those that follow
+            }
         }
     }
 }

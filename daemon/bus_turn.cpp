@@ -26,7 +26,7 @@ constexpr std::int64_t kLogWindowNs = 1'000'000'000;
 
 void Bus::schedule() {
     if (!std::exchange(turn_scheduled_, true)) {
-        loop_.defer([this] { turn(); });
+        loop_.defer(scope_, [this] { turn(); });
     }
 }
 

@@ -110,7 +110,7 @@ private:
 /// toml++ bounds how deep values nest, but not how many parts a key or a header has, and takes its
 /// tables apart by recursion. Each part but one costs a dot, all in one line.
 bool Parser::too_deep(std::string_view text) {
-    constexpr std::ptrdiff_t kDotsPerLineMax = 4096;
+    constexpr std::ptrdiff_t kDotsPerLineMax = 128;
     toml::source_index number = 1;
     for (std::size_t begin = 0; begin < text.size(); number++) {
         const std::size_t end = std::min(text.find('\n', begin), text.size());

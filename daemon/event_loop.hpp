@@ -139,6 +139,10 @@ public:
 
     /// Runs `callback` at the end of this turn (of the next one, if called between turns).
     void defer(std::function<void()> callback);
+    /// The same, forgotten with `scope`.
+    void defer(const OperationScope& scope, std::function<void()> callback) {
+        defer_for(&scope, std::move(callback));
+    }
     /// Closes on a kernel worker: for the last descriptor of a large ring, whose pages are freed
     /// then (40 ms per 256 MiB).
     void close_async(sys::UniqueFd fd);

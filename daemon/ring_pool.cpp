@@ -80,12 +80,15 @@ void RingPool::fill() {
 }
 
 RingMemory RingPool::take(std::uint64_t ring_bytes) {
-    if (ring_bytes != ring_bytes_ || ready_.empty()) {
+    if (ring_bytes != ring_bytes_) {
+        return {};
+    }
+    begin_later();  // also if there is none: there may be room again
+    if (ready_.empty()) {
         return {};
     }
     RingMemory memory = std::move(ready_.back().memory);
     ready_.pop_back();  // with its charge: from now on whoever takes it pays
-    begin_later();
     return memory;
 }
 
@@ -105,7 +108,7 @@ void RingPool::close() {
 /// After the next turn: what this one has to send goes first.
 void RingPool::begin_later() {
     if (!std::exchange(begin_deferred_, true)) {
-        loop_.defer([this] {
+        loop_.defer(scope_, [this] {
             begin_deferred_ = false;
             if (begin()) {
                 fallocate_.start(making_, 0, memory_bytes(making_bytes_));

@@ -99,7 +99,8 @@ inline void Publisher::finish() {
 /// Whether what prepare() would find is known: nothing that a message must know of has happened.
 /// What is left to look at is its size, and whether there is room.
 bool Publisher::plain() const {
-    return plain_bytes_ != 0 && publishes_until_look_ != 0 && !claimed_ && !bus_.in_child();
+    return plain_bytes_ != 0 && publishes_until_look_ != 0 && !claimed_ && !bus_.in_child() &&
+           !bus_.lost();
 }
 
 /// The short way, for most messages; needs plain(). False: not this one, nothing has happened.
@@ -137,7 +138,8 @@ i64 Publisher::publish_many(const ipcbus_buffer* messages, std::size_t count) {
         while (done < count && publish_plainly(ring, messages[done].data, messages[done].size)) {
             done++;
         }
-        publishes_until_look_--;
+        publishes_until_look_ -= static_cast<u32>(
+            std::min<std::size_t>(done, publishes_until_look_));
     }
     for (; done < count; done++) {
         u16 topic_bytes = 0;

@@ -24,19 +24,27 @@ constexpr u32 kEmptyLooksPerGlance = 16;
 /// An honest writer overwrites the mark between two loads now and then, not so often in a row.
 constexpr u32 kResyncsInVainMax = 100;
 
-/// Its address is another one in each thread; initial-exec makes it an addition, not a call.
-[[gnu::tls_model("initial-exec")]] thread_local const char this_thread = 0;
+/// Never given to another thread, as gettid() and addresses are. initial-exec: no call to get at it.
+[[gnu::tls_model("initial-exec")]] thread_local u64 thread_number = 0;
+
+u64 this_thread() {
+    static std::atomic<u64> next{1};
+    if (thread_number == 0) {
+        thread_number = next.fetch_add(1, std::memory_order_relaxed);  // relaxed: only a number
+    }
+    return thread_number;
+}
 
 }  // namespace
 
 bool Subscriber::used_by_this_thread() const {
     // relaxed: only ever compared with the own id, which only the own thread stores.
-    return thread_.load(std::memory_order_relaxed) == &this_thread;
+    return thread_.load(std::memory_order_relaxed) == this_thread();
 }
 
 void Subscriber::note_thread() {
     // relaxed: see used_by_this_thread.
-    thread_.store(&this_thread, std::memory_order_relaxed);
+    thread_.store(this_thread(), std::memory_order_relaxed);
 }
 
 int Subscriber::begin_use() {
@@ -47,7 +55,11 @@ int Subscriber::begin_use() {
     if (loan_ != nullptr) {
         return failed(EBUSY, "a loan is open: release it first");
     }
-    if (++looks_ % kLooksPerGlance == 0) {
+    const u32 plainly = std::exchange(plain_taken_, 0);
+    source_.took(plainly);
+    looks_ += 1 + plainly;
+    if (looks_ >= kLooksPerGlance) {
+        looks_ = 0;
         waiter().sweep_if_due(sys::coarse_ns());
         look_at_connection();
     }
@@ -295,6 +307,7 @@ void Subscriber::note_plain(Attached& attached) {
 inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
                                         ipcbus_message* ret_message) {
     plain_left_--;
+    plain_taken_++;
     note_thread();
     Attached& attached = *plain_;
     const u64 position = attached.reader().position();
@@ -400,6 +413,7 @@ i64 Subscriber::lend(Attached& attached, const Record& first, ipcbus_message* re
 /// The short way, as receive_plainly(). 0: no.
 i64 Subscriber::borrow_plainly(ipcbus_message* ret_messages, std::size_t count) {
     plain_left_--;
+    plain_taken_++;
     note_thread();
     Record record;
     return plain_->reader().look(record) == RingReader::Look::record

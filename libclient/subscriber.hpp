@@ -155,9 +155,10 @@ private:
 
     std::vector<Delivery> inbox_;
     std::atomic<bool> news_{false};
-    std::atomic<const char*> thread_{nullptr};  ///< that last used this handle
+    std::atomic<u64> thread_{0};  ///< that last used this handle
     /// Where the next message is expected, while plain_left_ is not 0.
     Attached* plain_ = nullptr;
+    u32 plain_taken_ = 0;                  ///< those since the last look at everything
     protocol::RingReader::Stride stride_;  ///< of what comes from it
     u32 plain_left_ = 0;                   ///< messages that may be taken the short way
     u32 looks_ = 0;

@@ -209,7 +209,7 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
     const i64 spin_until_ns =
         budget_ns > sys::kForeverNs - began_ns ? sys::kForeverNs : began_ns + budget_ns;
     while (now_ns < spin_until_ns && now_ns < deadline.at_ns) {
-        const protocol::RingReader* const alone = watched();
+        const protocol::RingReader* alone = watched();
         for (int i = 0; i < 32; i++) {
             protocol::cpu_relax();
             if (alone != nullptr && i != 31 && !alone->word_there()) {
@@ -220,6 +220,7 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
                 budget.spun();
                 return result;
             }
+            alone = watched();  // the look may have been the end of its attachment
         }
         now_ns = sys::monotonic_ns();
         if (budget.adaptive() && now_ns - began_ns > kYieldAfterNs) {

@@ -92,7 +92,12 @@ public:
     /// A message (or a batch) was taken from it. One that is never empty does not starve the rest.
     void fruitful(Attachment& attachment) {
         attachment.fruitless_looks_ = 0;
-        if (++streak_ == kStreakMax) {
+        took(1);
+    }
+    /// Messages were taken from the one whose turn it is.
+    void took(u32 messages) {
+        streak_ += messages;
+        if (streak_ >= kStreakMax) {
             streak_ = 0;
             turn_++;
         }
