@@ -24,7 +24,7 @@ constexpr u32 kEmptyLooksPerGlance = 16;
 /// An honest writer overwrites the mark between two loads now and then, not so often in a row.
 constexpr u32 kResyncsInVainMax = 100;
 
-/// Never given to another thread, as gettid() and addresses are. initial-exec: no call to get at it.
+/// Never given to another thread, as gettid() and addresses are. initial-exec: no call gets it.
 [[gnu::tls_model("initial-exec")]] thread_local u64 thread_number = 0;
 
 u64 this_thread() {

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstddef>
 #include <map>
 #include <set>
@@ -298,4 +299,33 @@ TEST_CASE("many connections of one process, opened and closed, leave nothing beh
     }
     settled();
     CHECK(daemon.process().descriptor_count() <= descriptors + 4);
+}
+
+TEST_CASE("a publication ends while its only subscriber spins") {
+    const DaemonFixture daemon;
+    const Bus readers = connect(daemon.address(), "readers");
+    const Bus writers = connect(daemon.address(), "writers");
+    ipcbus_subscriber_options options = IPCBUS_INIT(options);
+    options.spin_ns = 10'000'000'000;
+    ipcbus_subscriber* made = nullptr;
+    REQUIRE(ipcbus_subscribe(readers.get(), "spin/#", &options, &made) == 0);
+    const Subscriber subscriber(made);
+    constexpr int kRounds = 50;
+    std::atomic<int> received{0};
+    std::thread reader([&] {
+        while (received < kRounds) {
+            char byte = 0;
+            if (ipcbus_receive(subscriber.get(), &byte, 1, IPCBUS_FOREVER, nullptr) == 0) {
+                received++;
+                received.notify_all();
+            }
+        }
+    });
+    for (int round = 0; round < kRounds; round++) {
+        const Publisher publisher = advertise(writers, "spin/1");
+        CHECK(ipcbus_publish(publisher.get(), "x", 1) == 0);
+        received.wait(round);
+    }  // it ends here, and is being looked at
+    reader.join();
+    CHECK(received == kRounds);
 }
