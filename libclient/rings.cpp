@@ -55,15 +55,15 @@ Ring::Ring(Link& link, const protocol::Attached& told, sys::RingMapping&& mapped
       pages_(std::move(pages)),
       mapped_(std::move(mapped)),
       publication_(told.publication),
-      lineage_{told.uid, told.lineage},
-      topic_bytes_(static_cast<u8>(told.topic.size())),
-      attachments_(0) {}
+      lineage_{told.uid, told.lineage} {}
 
 Ring* Ring::make(Link& link, const protocol::Attached& told, sys::RingMapping&& mapped,
                  sys::Ref<PeerPages>&& pages) {
-    void* const memory = ::operator new(sizeof(Ring) + told.topic.size() + 1);
+    void* const memory = ::operator new(sizeof(Ring) + 1 + told.topic.size() + 1);
     Ring* const ring = new (memory) Ring(link, told, std::move(mapped), std::move(pages));
-    std::memcpy(reinterpret_cast<char*>(ring + 1), told.topic.c_str(), told.topic.size() + 1);
+    auto* const behind = reinterpret_cast<char*>(ring + 1);
+    behind[0] = static_cast<char>(told.topic.size());
+    std::memcpy(behind + 1, told.topic.c_str(), told.topic.size() + 1);
     return ring;
 }
 

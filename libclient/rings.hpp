@@ -32,7 +32,8 @@ struct RingKey {
     auto operator<=>(const RingKey&) const = default;
 };
 
-/// Its topic stands behind it. Constant but for the count of its attachments.
+/// The length of its topic and the topic stand behind it. Constant but for the count of its
+/// attachments, which is under the lock and a word of its own: the rest is read without it.
 class Ring final : public protocol::WriterWords {
 public:
     Ring(const Ring&) = delete;
@@ -43,10 +44,12 @@ public:
     [[nodiscard]] const Lineage& lineage() const { return lineage_; }
     [[nodiscard]] Link& link() const { return link_; }
     [[nodiscard]] std::string_view topic() const {
-        return {reinterpret_cast<const char*>(this + 1), topic_bytes_};
+        return {topic_text(), *reinterpret_cast<const u8*>(this + 1)};
     }
     /// The same, with a zero behind it.
-    [[nodiscard]] const char* topic_text() const { return reinterpret_cast<const char*>(this + 1); }
+    [[nodiscard]] const char* topic_text() const {
+        return reinterpret_cast<const char*>(this + 1) + 1;
+    }
     [[nodiscard]] protocol::ReadableRing readable(u32 record_bytes_max) const;
 
 private:
@@ -63,8 +66,7 @@ private:
     sys::RingMapping mapped_;
     u64 publication_;
     Lineage lineage_;
-    u32 topic_bytes_ : 8;
-    mutable u32 attachments_ : 24;
+    mutable u32 attachments_ = 0;
 };
 static_assert(sizeof(Ring) == 80 && protocol::kTopicBytesMax < 256);
 
