@@ -329,3 +329,43 @@ TEST_CASE("a publication ends while its only subscriber spins") {
     reader.join();
     CHECK(received == kRounds);
 }
+
+TEST_CASE("a publication that is never empty does not keep another one waiting") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Subscriber subscriber = subscribe(bus, "fair/+");
+    const Publisher often = advertise(bus, "fair/often");
+    const Publisher once = advertise(bus, "fair/once");
+    while (ipcbus_publication_count(subscriber.get()) < 2) {
+        char byte = 0;
+        CHECK(ipcbus_receive(subscriber.get(), &byte, 1, 1'000'000, nullptr) == -ETIMEDOUT);
+    }
+    for (int i = 0; i < 1000; i++) {
+        REQUIRE(ipcbus_publish(often.get(), "x", 1) == 0);
+    }
+    char byte = 0;
+    REQUIRE(ipcbus_receive(subscriber.get(), &byte, 1, 0, nullptr) == 0);
+    REQUIRE(ipcbus_publish(once.get(), "y", 1) == 0);
+    int others = 0;
+    while (byte != 'y') {
+        REQUIRE(ipcbus_receive(subscriber.get(), &byte, 1, 0, nullptr) == 0);
+        others++;
+    }
+    CHECK(others <= 200);
+}
+
+TEST_CASE("a thread that has ended is not taken for the one that publishes") {
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    Subscriber subscriber;
+    std::thread([&] { subscriber = subscribe(bus, "thread/1"); }).join();
+    int result = 0;
+    std::thread([&] {  // its stack, and so its thread-local addresses, are most likely the same
+        const Publisher publisher = advertise(bus, "thread/1", 65536, 50'000'000);
+        const std::string message(1000, 'x');
+        for (int i = 0; i < 5000 && result == 0; i++) {
+            result = ipcbus_publish(publisher.get(), message.data(), message.size());
+        }
+    }).join();
+    CHECK(result == -ETIMEDOUT);
+}

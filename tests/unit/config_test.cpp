@@ -214,6 +214,20 @@ TEST_CASE("a key or a header of very many parts") {
     CHECK(error_of("[" + key + "]").starts_with("test.toml:1:1: more than 128 dots"));
 }
 
+TEST_CASE("values nested as deep as may be, each under a key of as many parts as may be") {
+    std::string key = "a";
+    for (int i = 0; i < 128; i++) {
+        key += ".a";
+    }
+    std::string text = "x = [";
+    std::string end = "]";
+    for (int i = 0; i < 120; i++) {
+        text += "{ " + key + " = [\n";
+        end += "}]";
+    }
+    CHECK(!errors_of(text + std::string(end.rbegin(), end.rend())).empty());
+}
+
 TEST_CASE("numbers at and beyond their ends") {
     CHECK(good("publications.ring_bytes = 65536").publications.ring_bytes == 65536);
     CHECK(good("publications.ring_bytes = \"64KiB\"").publications.ring_bytes == 65536);

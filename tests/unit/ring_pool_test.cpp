@@ -90,6 +90,20 @@ TEST_CASE("it takes only room that is there, and gives it to who asks") {
     CHECK(!f.quota.charge(7, Amounts{.ring_bytes = 2 * kMemory}, "x").ok());
 }
 
+TEST_CASE("empty, it is filled again when somebody asks and there is room") {
+    Fixture f(3);
+    f.pool.configure(kRing, 3);
+    f.pool.fill();
+    {
+        const auto charge = f.quota.charge(7, Amounts{.ring_bytes = 3 * kMemory}, "x");
+        CHECK(charge.ok());
+        CHECK(f.pool.size() == 0);
+    }
+    (void)f.pool.take(kRing);
+    CHECK(f.loop->run_until_idle().ok());
+    CHECK(f.pool.size() == 3);
+}
+
 TEST_CASE("one that is being made when its room is needed is not kept") {
     Fixture f(1);
     f.pool.configure(kRing, 1);
