@@ -94,6 +94,7 @@ TEST_CASE("empty, it is filled again when somebody asks and there is room") {
     Fixture f(3);
     f.pool.configure(kRing, 3);
     f.pool.fill();
+    CHECK(f.loop->run_until_idle().ok());  // what configure() has begun is over
     {
         const auto charge = f.quota.charge(7, Amounts{.ring_bytes = 3 * kMemory}, "x");
         CHECK(charge.ok());
