@@ -339,3 +339,35 @@ TEST_CASE("closing wakes who sleeps") {
     Record record;
     CHECK(reader.look(record) == RingReader::Look::closed);
 }
+
+TEST_CASE("a writer that nobody sleeps on leaves its fences out, until somebody does") {
+    if (!sys::register_for_barriers() || !sys::barrier_everywhere()) {
+        MESSAGE("membarrier is refused here");
+        return;
+    }
+    Scene scene;
+    const auto publish = [&](int count) {
+        for (int i = 0; i < count; i++) {
+            REQUIRE(scene.publish() == Status::ok);
+            scene.reader.slot(0).cursor.store(scene.publisher.writer().position());
+        }
+    };
+    scene.add(1, 0);
+    const std::atomic<u32>& unfenced = scene.publisher.writer().header().unfenced;
+    publish(1000);
+    CHECK(unfenced.load() == 0);
+    // Somebody sleeps: the count begins anew.
+    scene.reader.slot(0).parked.store(parked_word(1, 0));
+    scene.reader.asleep(0).store(1);
+    scene.writer.publication(2).sleepers.store(1);
+    publish(1000);
+    CHECK(scene.reader.waiter(0).bell.load() == 1);
+    CHECK(unfenced.load() == 0);
+    publish(100);
+    CHECK(unfenced.load() == 1);
+    scene.reader.slot(0).parked.store(parked_word(3, 0));
+    scene.writer.publication(2).sleepers.store(1);
+    publish(1);
+    CHECK(scene.reader.waiter(0).bell.load() == 2);
+    CHECK(unfenced.load() == 0);
+}
