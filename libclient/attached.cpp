@@ -6,6 +6,7 @@
 
 #include "protocol/topic.hpp"
 #include "subscriber.hpp"
+#include "sys/room.hpp"
 
 #include <algorithm>
 
@@ -16,9 +17,6 @@ namespace {
 /// How long a ring of a daemon that is no more is kept once it is empty: its publisher, if it
 /// lives, closes it as soon as it has found the new daemon.
 constexpr i64 kOrphanNs = 10'000'000'000;
-/// Sequences remembered of rings that were closed, for their successors. Each entry is small; a
-/// bus on which publishers come and go must not make it grow for ever.
-constexpr std::size_t kExpectedMax = 1024;
 
 }  // namespace
 
@@ -54,6 +52,7 @@ void Subscriber::end(u64 attachment, protocol::EndReason reason) {
     Attached& attached = static_cast<Attached&>(**found);
     attached.ended = true;
     waiter().activate(attached);  // it may have news that nobody rang for
+    attached.set_polled();        // and nobody will: it is not parked before it is drained
     if (reason == protocol::EndReason::detached && loan_ != &attached) {
         let_go(attached);
     }
@@ -83,32 +82,48 @@ void Subscriber::attach(std::unique_ptr<Attached>& attached) {
     }
 }
 
-/// Reads it from now on. What lies between the ring before it and this one is lost.
+/// Reads it from now on. What lies between the ring before it and this one is lost. Out of memory
+/// it throws before anything has changed.
 void Subscriber::admit(std::unique_ptr<Attached>& attached) {
+    const Lineage& lineage = attached->ring().lineage();
+    const u64* const expected = expected_.find(lineage);
+    const i64 missing =
+        expected == nullptr ? 0 : protocol::distance(attached->reader().expected(), *expected);
+    if (missing > 0) {
+        sys::make_room(asides_);
+    }
+    if (attached->ended || &attached->ring().link() != &slept_on()) {
+        // Nobody rings any more; or its writer rings pages that the waiter has left meanwhile.
+        attached->set_polled();
+    }
     waiter().attach(source_, *attached);
     Attached& admitted = *attached.release();
-    if (const auto known = expected_.find(admitted.ring().lineage()); known != expected_.end()) {
-        const i64 missing = protocol::distance(admitted.reader().expected(), known->second);
-        if (missing > 0) {
-            aside(admitted).lost_before_start = static_cast<u64>(missing);
-        }
-        expected_.erase(known);
+    if (missing > 0) {
+        aside(admitted).lost_before_start = static_cast<u64>(missing);
     }
+    expected_.forget(lineage);
 }
 
-/// Ends an attachment: its ring is drained, or no more to be read.
-void Subscriber::let_go(Attached& attached) {
+/// Ends an attachment: its ring is drained, or no more to be read. Its successor takes its place.
+/// Out of memory it throws while the attachment still is there, to be ended again.
+void Subscriber::let_go(Attached& attached, bool closed) {
     plain_left_ = 0;  // it may be the one that the short way would look at
-    const Lineage lineage = attached.ring().lineage();
-    if (expected_.size() >= kExpectedMax) {
-        expected_.erase(expected_.begin());
+    const Lineage& lineage = attached.ring().lineage();
+    if (lost_before_start(attached) != 0) {
+        // Perhaps nothing follows that could tell it.
+        sys::make_room(untold_);
+        ipcbus_message message;
+        keep(report_loss_before_start(attached, &message), message);
     }
-    // A loss before its start that was not told yet is part of the gap that its successor tells.
-    const u64 untold = attached.has_aside ? aside(attached).lost_before_start : 0;
-    const u64 next = attached.reader().expected() - untold;
-    u64& expected = expected_.try_emplace(lineage, next).first->second;
-    if (protocol::distance(next, expected) > 0) {
-        expected = next;
+    expected_.remember(lineage, attached.reader().expected(), closed,
+                       source_.attachments().size() + held_.size());
+    const auto successor =
+        std::find_if(held_.begin(), held_.end(),
+                     [&](const auto& held) { return held->ring().lineage() == lineage; });
+    if (successor != held_.end()) {
+        admit(*successor);
+        held_.erase(successor);
+        admitted_ = true;
     }
     waiter().detach(attached);
     attached.clear_slot();
@@ -116,22 +131,13 @@ void Subscriber::let_go(Attached& attached) {
     if (attached.orphaned && --orphans_ == 0) {
         orphaned_links_.clear();
     }
-    {
-        const Bus::Lock guard = bus_.lock();
-        bus_.unroute_attachment(attached);
-        const u64 id = attached.id;
-        const bool tell = !attached.orphaned && !bus_.lost();
-        delete &attached;
-        if (tell) {
-            link_->send(protocol::Detached{id}, Link::next_request());
-        }
-    }
-    for (std::size_t i = 0; i < held_.size(); i++) {
-        if (held_[i]->ring().lineage() == lineage) {
-            admit(held_[i]);
-            held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(i));
-            break;
-        }
+    const Bus::Lock guard = bus_.lock();
+    bus_.unroute_attachment(attached);
+    const u64 id = attached.id;
+    const bool tell = !attached.orphaned && !bus_.lost();
+    delete &attached;
+    if (tell) {
+        link_->send(protocol::Detached{id}, Link::next_request());
     }
 }
 
@@ -164,6 +170,11 @@ Aside& Subscriber::aside(Attached& attached) {
         asides_.push_back({&attached});
         attached.has_aside = true;
     }
+    return const_cast<Aside&>(known_aside(attached));
+}
+
+/// Of one that has an aside.
+const Aside& Subscriber::known_aside(const Attached& attached) const {
     return *std::find_if(asides_.begin(), asides_.end(),
                          [&](const Aside& aside) { return aside.attached == &attached; });
 }
@@ -177,10 +188,7 @@ void Subscriber::drop_if_empty(Attached& attached) {
 }
 
 u64 Subscriber::passed_over(const Attached& attached) const {
-    const auto known = std::find_if(asides_.begin(), asides_.end(), [&](const Aside& aside) {
-        return aside.attached == &attached;
-    });
-    return known == asides_.end() ? 0 : known->passed_over;
+    return attached.has_aside ? known_aside(attached).passed_over : 0;
 }
 
 void Subscriber::forget_passed_over(Attached& attached) {
@@ -188,10 +196,13 @@ void Subscriber::forget_passed_over(Attached& attached) {
     drop_if_empty(attached);
 }
 
-u64 Subscriber::take_lost_before_start(Attached& attached) {
-    const u64 lost = std::exchange(aside(attached).lost_before_start, 0);
+u64 Subscriber::lost_before_start(const Attached& attached) const {
+    return attached.has_aside ? known_aside(attached).lost_before_start : 0;
+}
+
+void Subscriber::forget_lost_before_start(Attached& attached) {
+    aside(attached).lost_before_start = 0;
     drop_if_empty(attached);
-    return lost;
 }
 
 }  // namespace ipcbus::client

@@ -65,7 +65,6 @@ Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
     session_error_.clear();
     publications_.clear();
     subscriptions_.clear();
-    attachments_.clear();
     // release: pairs with lost(). Who sees it before the new generation goes on with the old link,
     // on which every request fails.
     lost_.store(false, std::memory_order_release);
@@ -92,8 +91,7 @@ void Bus::hear() {
     if (reader_busy_ || lost()) {
         return;  // the reader of the moment hands out what comes, and rings
     }
-    (void)link_->read_available();
-    dispatch(guard);
+    read_frames(guard, *link_);
 }
 
 bool Bus::wait_for_frames(Lock& guard, const std::shared_ptr<Link>& link, i64 timeout_ns) {
@@ -115,13 +113,33 @@ bool Bus::wait_for_frames(Lock& guard, const std::shared_ptr<Link>& link, i64 ti
     (void)::poll(&wait, 1, timeout_ms);
     guard.lock();
     reader_busy_ = false;
-    (void)link->read_available();
-    dispatch(guard);
+    read_frames(guard, *link);
     read_.notify_all();
     return link_ == link && !lost();
 }
 
+void Bus::read_frames(const Lock& guard, Link& link) {
+    try {
+        (void)link.read_available();
+        dispatch(guard);
+    } catch (const std::bad_alloc&) {
+        // What was half read is lost, for whatever handle it was. A new connection tells all of it
+        // again.
+        link.give_up(ENOMEM, "out of memory");
+        note_hang_up();
+    }
+}
+
 void Bus::dispatch(const Lock& guard) {
+    take_frames(guard);
+    link_->acknowledge_fds();
+    if (link_->hung_up()) {
+        take_frames(guard);  // what the daemon said last may have been read by a send that failed
+        note_hang_up();
+    }
+}
+
+void Bus::take_frames(const Lock& guard) {
     FrameHeader header;
     std::span<const std::byte> fields;
     for (;;) {
@@ -134,10 +152,6 @@ void Bus::dispatch(const Lock& guard) {
             break;
         }
         dispatch_frame(guard, header, fields);
-    }
-    link_->acknowledge_fds();
-    if (link_->hung_up()) {
-        note_hang_up();
     }
 }
 
@@ -174,7 +188,7 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
         }
         case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;
         case FrameType::ended:
-            if (FrameSink* sink = reader_of(first_id(), guard); sink != nullptr) {
+            if (FrameSink* sink = reader_of(*link_, first_id(), guard); sink != nullptr) {
                 sink->frame(*link_, header, fields);
                 sink->wake();
             }
@@ -234,7 +248,7 @@ void Bus::answer(const FrameHeader& header, std::span<const std::byte> fields) {
 Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending) {
     bool connected = true;
     if (!reader_busy_) {
-        dispatch(guard);
+        read_frames(guard, *link);
     }
     const sys::Deadline deadline = sys::Deadline::after(kAnswerTimeoutNs);
     while (!pending.done && connected) {
@@ -245,8 +259,7 @@ Result<Answer> Bus::await(Lock& guard, const std::shared_ptr<Link>& link, Pendin
         }
     }
     if (!pending.done) {
-        return fail(ESHUTDOWN, session_error_.empty() ? "the connection to the daemon is lost"
-                                                      : session_error_);
+        return fail(ESHUTDOWN, why_lost(guard));
     }
     if (pending.answer.type == FrameType::error) {
         protocol::ErrorFrame error;
@@ -296,9 +309,12 @@ Result<void> Bus::require_connection() {
     if (!lost() || reconnect()) {
         return {};
     }
-    const Lock guard = lock();
-    const std::string why = session_error_.empty() ? link_->why().what : session_error_;
-    return fail(ESHUTDOWN, "the connection to the daemon is lost: " + why);
+    return fail(ESHUTDOWN, why_lost());
+}
+
+std::string Bus::why_lost(const Lock&) const {
+    const std::string& why = session_error_.empty() ? link_->why().what : session_error_;
+    return "the connection to the daemon is lost" + (why.empty() ? "" : ": " + why);
 }
 
 // ----------------------------------------------------------------------------------- handles
@@ -321,7 +337,7 @@ void Bus::route_attachment(Attached& attached) {
 
 void Bus::unroute_attachment(const Attached& attached) {
     auto place = std::lower_bound(attachments_.begin(), attachments_.end(), attached.id, is_before);
-    // One of an earlier link is not here, but another of the same id may be.
+    // One of another link may have the same id.
     while (place != attachments_.end() && (*place)->id == attached.id && *place != &attached) {
         ++place;
     }
@@ -331,10 +347,14 @@ void Bus::unroute_attachment(const Attached& attached) {
     }
 }
 
-FrameSink* Bus::reader_of(u64 attachment, const Lock&) const {
-    const auto found =
-        std::lower_bound(attachments_.begin(), attachments_.end(), attachment, is_before);
-    return found == attachments_.end() || (*found)->id != attachment ? nullptr : &(*found)->sink();
+FrameSink* Bus::reader_of(const Link& link, u64 attachment, const Lock&) const {
+    auto found = std::lower_bound(attachments_.begin(), attachments_.end(), attachment, is_before);
+    for (; found != attachments_.end() && (*found)->id == attachment; ++found) {
+        if (&(*found)->ring().link() == &link) {
+            return &(*found)->sink();
+        }
+    }
+    return nullptr;
 }
 
 void Bus::adopt(const void* handle, std::function<void()> close) {

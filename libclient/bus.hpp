@@ -90,6 +90,9 @@ public:
     }
     /// The connection is lost, and is not to be made again.
     [[nodiscard]] bool closed() const { return !options_.reconnect && lost(); }
+    /// That it is lost and, as far as it is known, why: what the daemon said last, or the system.
+    [[nodiscard]] std::string why_lost(const Lock&) const;
+    [[nodiscard]] std::string why_lost() { return why_lost(lock()); }
     /// acquire: pairs with the stores in open_link() and note_hang_up().
     [[nodiscard]] bool lost() const { return lost_.load(std::memory_order_acquire); }
 
@@ -105,7 +108,7 @@ public:
                                               const Frame& frame, FrameSink* sink = nullptr) {
         Lock guard = lock();
         if (link != link_ || lost()) {
-            return sys::fail(ESHUTDOWN, "the connection to the daemon is lost");
+            return sys::fail(ESHUTDOWN, why_lost(guard));
         }
         Pending pending(*this, Link::next_request());
         pending.sink = sink;
@@ -130,7 +133,8 @@ public:
     void forget(FrameSink* sink, const Lock&);
     void route_attachment(Attached& attached);
     void unroute_attachment(const Attached& attached);
-    [[nodiscard]] FrameSink* reader_of(u64 attachment, const Lock&) const;
+    /// Who reads an attachment of that link; it need not be the present one.
+    [[nodiscard]] FrameSink* reader_of(const Link& link, u64 attachment, const Lock&) const;
 
     /// Handles made from this bus, closed with it.
     void adopt(const void* handle, std::function<void()> close);
@@ -140,7 +144,9 @@ public:
 private:
     explicit Bus(BusOptions options) : options_(std::move(options)) {}
     sys::Result<Answer> await(Lock& guard, const std::shared_ptr<Link>& link, Pending& pending);
+    void read_frames(const Lock&, Link& link);
     void dispatch(const Lock&);
+    void take_frames(const Lock&);
     void dispatch_frame(const Lock& guard, const protocol::FrameHeader& header,
                         std::span<const std::byte> fields);
     void answer(const protocol::FrameHeader& header, std::span<const std::byte> fields);
@@ -164,7 +170,7 @@ private:
     std::map<u64, Pending*> pending_;
     std::unordered_map<u64, FrameSink*> publications_;
     std::unordered_map<u64, FrameSink*> subscriptions_;
-    std::vector<Attached*> attachments_;  ///< of the present link; sorted by id
+    std::vector<Attached*> attachments_;  ///< of all links; sorted by id
     std::string session_error_;
 
     std::mutex handles_mutex_;

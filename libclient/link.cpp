@@ -91,7 +91,7 @@ u64 Link::next_request() {
 
 Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::string& name,
                                          const sys::Deadline& connect, i64 answer_timeout_ns) {
-    for (;;) {
+    for (bool again = true;; again = false) {
         std::shared_ptr<Link> link(new Link);
         const i64 left_ns = connect.never() ? -1 : connect.remaining_ns();
         sys::UniqueFd socket = IPCBUS_TRY(sys::connect_unix(path, left_ns));
@@ -104,7 +104,8 @@ Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::str
             return link;
         }
         // A daemon that was just killed accepts for a moment and hangs up: wait for the next one.
-        if (greeted.error().code != ECONNREFUSED || connect.passed()) {
+        // Once more in any case: the next one may be a socket's that systemd holds.
+        if (greeted.error().code != ECONNREFUSED || (connect.passed() && !again)) {
             return std::move(greeted.error());
         }
         const timespec pause{0, kTryAgainNs};

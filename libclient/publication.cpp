@@ -259,7 +259,8 @@ void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
 
 bool Publisher::is_own(u64 attachment) {
     const Bus::Lock guard = bus_.lock();
-    const auto* subscriber = dynamic_cast<Subscriber*>(bus_.reader_of(attachment, guard));
+    const auto* subscriber =
+        dynamic_cast<Subscriber*>(bus_.reader_of(*home_.link, attachment, guard));
     return subscriber != nullptr && subscriber->used_by_this_thread();
 }
 
@@ -310,7 +311,7 @@ int Publisher::wait_subscribers(u32 count, i64 timeout_ns) {
     for (u32 rounds = 1;; rounds++) {
         look_at_daemon();
         if (bus_.closed()) {
-            return failed(ESHUTDOWN, "the connection to the daemon is lost");
+            return failed(ESHUTDOWN, bus_.why_lost());
         }
         const i64 left_ns = deadline.remaining_ns();
         const sys::FutexWait ended = wait_for_members(count, left_ns);

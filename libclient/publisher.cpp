@@ -28,7 +28,7 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
     }
     if (bus_.closed()) {
         publishes_until_look_ = 0;
-        return failed(ESHUTDOWN, "the connection to the daemon is lost");
+        return failed(ESHUTDOWN, bus_.why_lost());
     }
     std::size_t topic_bytes = 0;
     if (filter_) {

@@ -33,7 +33,9 @@ std::mutex& rings_mutex() {
 
 /// A ring as it must be: of a size that nobody can change any more, and written by nobody new.
 Result<sys::RingMapping> map_sealed(int fd, u64 ring_bytes) {
-    IPCBUS_TRY(sys::expect_seals(fd, sys::kSealsRing));
+    if (const Result<void> sealed = sys::expect_seals(fd, sys::kSealsRing); !sealed.ok()) {
+        return fail(EPROTO, "its ring is not sealed as it was: " + sealed.error().what);
+    }
     sys::RingMapping mapped = IPCBUS_TRY(
         sys::map_ring(fd, protocol::kRingDataOffset, ring_bytes, sys::Access::read_only));
     if (reinterpret_cast<const protocol::RingHeader*>(mapped.header())->incompatible_flags != 0) {

@@ -5,6 +5,7 @@
 // which nothing is waited for under.
 #pragma once
 
+#include "lineage.hpp"
 #include "peer_pages.hpp"
 #include "sys/mapping.hpp"
 
@@ -16,14 +17,6 @@ namespace ipcbus::client {
 
 class Link;
 class Rings;
-
-/// What tells that two rings are of one publication. The uid is the kernel's word: nobody can pass
-/// for a publication of another uid by repeating its lineage.
-struct Lineage {
-    u32 uid = 0;
-    protocol::Id128 id{};
-    auto operator<=>(const Lineage&) const = default;
-};
 
 /// What a ring is known by.
 struct RingKey {

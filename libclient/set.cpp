@@ -128,7 +128,7 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     Subscriber* found = nullptr;
     const int result = wait_until(*waiter_, nullptr, patience_, *this, timeout_ns,
                                   [&] { return try_wait(&found); },
-                                  [] { return nullptr; });
+                                  [] { return nullptr; }, [] { return -EAGAIN; });
     if (result == 0) {
         waiter_->fruitful();
         patience_.distance.received(1);

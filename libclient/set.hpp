@@ -18,6 +18,7 @@ public:
     int remove(Subscriber& subscriber);
     int wait(i64 timeout_ns, Subscriber** ret_subscriber);
     [[nodiscard]] Bus& bus() const { return bus_; }
+    [[nodiscard]] const Link& link() const { return *link_; }
 
     /// Moves to the present link's pages, if it is not there yet.
     void rebind();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Receiving: the way of a message from the rings to the caller. What the control side does for a
 // subscription is in subscription.cpp. See subscriber.hpp.
-// look_at, lapped, borrow and release: checked by tests/model/ring.pml.
+// Lending is in loan.cpp. look_at, lapped: checked by tests/model/ring.pml.
 #include "subscriber.hpp"
 
 #include "protocol/topic.hpp"
+#include "sys/room.hpp"
 
 namespace ipcbus::client {
 
@@ -76,7 +77,7 @@ u32 Subscriber::publication_count() {
 
 /// No message: because there is none, or because there will be none any more.
 int Subscriber::nothing() const {
-    return bus_.closed() ? failed(ESHUTDOWN, "the connection to the daemon is lost") : -EAGAIN;
+    return bus_.closed() ? failed(ESHUTDOWN, bus_.why_lost()) : -EAGAIN;
 }
 
 // ---------------------------------------------------------------------------------- looking
@@ -86,7 +87,7 @@ int Subscriber::nothing() const {
 int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
     plain_left_ = 0;
     attend();
-    if (untold_.result != 0) {
+    if (!untold_.empty()) {
         return tell_untold(ret_message);
     }
     waiter().take_activity();
@@ -99,6 +100,9 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
         if (result != -EAGAIN) {
             return result;
         }
+        if (std::exchange(admitted_, false)) {
+            left = source_.active_count() + 1;  // before a sleep all have been looked at
+        }
     }
     if (++empty_looks_ % kEmptyLooksPerGlance == 0) {
         waiter().sweep_if_due(sys::coarse_ns());
@@ -108,16 +112,13 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
 }
 
 int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
-    if (attached.has_aside) {
-        if (const u64 lost = take_lost_before_start(attached); lost != 0) {
-            return report_loss(attached, lost,
-                           "it went on in another ring before this one was attached",
-                               ret_message);
-        }
+    if (attached.has_aside && lost_before_start(attached) != 0) {
+        return report_loss_before_start(attached, ret_message);
     }
     RingReader& reader = attached.reader();
     if (attached.latest) {
         u64 passed = 0;
+        sys::make_room(asides_);
         if (reader.go_to_newest(passed) == RingReader::Resync::done && passed != 0) {
             lost_ += passed;
             attached.count_lost(passed);
@@ -147,7 +148,7 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
                     source_.fruitless(attached);
                 }
                 return -EAGAIN;
-            case RingReader::Look::closed: let_go(attached); return -EAGAIN;
+            case RingReader::Look::closed: let_go(attached, true); return -EAGAIN;
             case RingReader::Look::corrupt: return corrupt(attached);
         }
     }
@@ -198,13 +199,41 @@ int Subscriber::report_loss(Attached& attached, u64 lost, const char* why,
     ret_message->sequence = attached.reader().expected();
     ret_message->publication = attached.ring().publication_number();
     ret_message->lost = lost;
-    return failed(ESTALE, std::to_string(lost) + " messages of '" + topic_ + "' were lost: " + why);
+    try {
+        return failed(ESTALE,
+                      std::to_string(lost) + " messages of '" + topic_ + "' were lost: " + why);
+    } catch (const std::bad_alloc&) {
+        return failed(ESTALE, "messages lost");  // short enough to need no memory
+    }
+}
+
+int Subscriber::report_loss_before_start(Attached& attached, ipcbus_message* ret_message) {
+    const u64 lost = lost_before_start(attached);
+    forget_lost_before_start(attached);
+    return report_loss(attached, lost, "it went on in another ring before this one was attached",
+                       ret_message);
+}
+
+/// For the next receive: what was found out just now. There is room in untold_.
+void Subscriber::keep(int result, const ipcbus_message& message) {
+    Untold& untold = untold_.emplace_back();
+    untold.result = result;
+    untold.message = message;
+    std::memcpy(untold.topic, topic_, sizeof topic_);
+    try {
+        untold.text = error_text();
+    } catch (const std::bad_alloc&) {
+        untold.text = "out of memory";  // short enough to need none
+    }
 }
 
 int Subscriber::tell_untold(ipcbus_message* ret_message) {
-    const Untold untold = std::exchange(untold_, Untold{});
+    Untold& untold = untold_.front();
     *ret_message = untold.message;
-    return failed(-untold.result, untold.text);
+    std::memcpy(topic_, untold.topic, sizeof topic_);
+    const int result = failed(-untold.result, std::move(untold.text));
+    untold_.erase(untold_.begin());
+    return result;
 }
 
 /// Whether the record's topic is one that its publication may name and that was asked for; the
@@ -236,18 +265,17 @@ void Subscriber::describe(const Attached& attached, const Record& record,
 /// For a set: whether there is anything to receive or to report. A loss that the look comes upon is
 /// kept for the receive that follows; a message stays where it is.
 bool Subscriber::ready() {
-    if (untold_.result != 0) {
+    if (!untold_.empty()) {
         return true;
     }
+    sys::make_room(untold_);
     Found found;
-    Untold untold;
-    untold.result = find(found, &untold.message);
-    if (untold.result == 0 || untold.result == -EAGAIN) {
-        return untold.result == 0;
+    ipcbus_message message{};
+    const int result = find(found, &message);
+    if (result != 0 && result != -EAGAIN) {
+        keep(result, message);
     }
-    untold.text = error_text();
-    untold_ = std::move(untold);
-    return true;
+    return result != -EAGAIN;
 }
 
 // -------------------------------------------------------------------------------- receiving
@@ -291,6 +319,12 @@ inline void Subscriber::taken(Attached& attached, u64 next) {
 /// The only ring that is looked at just now, if there is only one.
 const RingReader* Subscriber::only_active() {
     return source_.active_count() == 1 ? &source_.turn()->reader() : nullptr;
+}
+
+/// Whether the next message of the only active ring may be taken the short way.
+bool Subscriber::only_plain() {
+    note_plain(static_cast<Attached&>(*source_.turn()));
+    return plain();
 }
 
 /// The next messages may be taken the short way, if they are there.
@@ -342,129 +376,18 @@ int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
     ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
     const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns,
                                   [&] { return try_receive(buffer, bytes, message); },
-                                  [&] { return only_active(); });
+                                  [&] { return only_active(); },
+                                  [&] {
+                                      return only_plain() &&
+                                                     receive_plainly(buffer, bytes, ret_message)
+                                                 ? 0
+                                                 : -EAGAIN;
+                                  });
     if (result == 0) {
         waiter().fruitful();
         return 0;
     }
     return waited(result);
-}
-
-i64 Subscriber::try_borrow(ipcbus_message* ret_messages, std::size_t count) {
-    Found found;
-    if (const int result = find(found, ret_messages); result != 0) {
-        return result;
-    }
-    Attached& attached = *found.attached;
-    if (const i64 taken = lend(attached, found.record, ret_messages, count); taken != 0) {
-        if (attached.has_aside) {
-            forget_passed_over(attached);
-        }
-        note_plain(attached);
-        return taken;
-    }
-    return lapped(attached, ret_messages);
-}
-
-/// Lends `first` and what follows it. 0: it was overtaken meanwhile.
-i64 Subscriber::lend(Attached& attached, const Record& first, ipcbus_message* ret_messages,
-                     std::size_t count) {
-    const RingReader& reader = attached.reader();
-    describe(attached, first, ret_messages);
-    if (attached.filter && count > 1) {
-        ret_messages[0].topic = reinterpret_cast<const char*>(first.topic);
-    }
-    ipcbus_message message = ret_messages[0];
-    message.lost = 0;
-    std::size_t taken = 1;
-    u64 next = first.next;
-    u64 sequence = first.sequence + 1;
-    RingReader::Stride stride;
-    // The whole batch stands in one piece of the ring: cursors are kept back until release, so it
-    // ends where a batch of cursors would.
-    const u64 batch_end = first.position + reader.ring().capacity / protocol::kCursorPart;
-    while (taken < count && protocol::distance(batch_end, next) > 0) {
-        Record record;
-        if (reader.look_at(next, sequence, record) != RingReader::Look::record ||
-            (attached.filter && !accepts(attached, record))) {
-            break;
-        }
-        if (attached.filter) {
-            message.topic = reinterpret_cast<const char*>(record.topic);
-            message.topic_size = record.topic_bytes;
-        }
-        message.data = record.payload;
-        message.size = record.payload_bytes;
-        message.sequence = sequence;
-        ret_messages[taken++] = message;
-        next += stride.predicted(record.next - next);
-        sequence++;
-    }
-    if (!reader.intact(first.position)) {
-        return 0;
-    }
-    loan_ = &attached;
-    loan_position_ = first.position;
-    loan_next_ = next;
-    loan_count_ = taken;
-    return static_cast<i64>(taken);
-}
-
-/// The short way, as receive_plainly(). 0: no.
-i64 Subscriber::borrow_plainly(ipcbus_message* ret_messages, std::size_t count) {
-    plain_left_--;
-    plain_taken_++;
-    note_thread();
-    Record record;
-    return plain_->reader().look(record) == RingReader::Look::record
-               ? lend(*plain_, record, ret_messages, count)
-               : 0;
-}
-
-int Subscriber::borrow(i64 timeout_ns, ipcbus_message* ret_message) {
-    const i64 count = borrow_many(timeout_ns, ret_message, 1);
-    return count == 1 ? 0 : static_cast<int>(count);
-}
-
-i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::size_t count) {
-    if (plain()) {
-        if (const i64 taken = borrow_plainly(ret_messages, count); taken != 0) {
-            return taken;
-        }
-    }
-    if (const int error = begin_use(); error != 0) {
-        return error;
-    }
-    const auto try_once = [&] {
-        return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
-    };
-    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, try_once,
-                                  [&] { return only_active(); });
-    if (result == 1) {
-        waiter().fruitful();
-        return static_cast<i64>(loan_count_);
-    }
-    return waited(result);
-}
-
-int Subscriber::release() {
-    if (bus_.in_child()) {
-        return used_after_fork();
-    }
-    if (loan_ == nullptr) {
-        return failed(ENOENT, "nothing is borrowed");
-    }
-    Attached& attached = *std::exchange(loan_, nullptr);
-    if (!attached.reader().intact(loan_position_)) {
-        // Not advanced: the next look finds itself lapped, and counts these as lost, too.
-        return failed(ESTALE, "what was lent has been overwritten meanwhile");
-    }
-    attached.reader().advance_to(loan_next_, loan_count_);
-    attached.moved();
-    attached.count_received(loan_count_);
-    patience_.distance.received(loan_count_);
-    source_.fruitful(attached);
-    return 0;
 }
 
 }  // namespace ipcbus::client

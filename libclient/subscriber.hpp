@@ -71,6 +71,8 @@ private:
     int look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message);
     int lapped(Attached& attached, ipcbus_message* ret_message);
     int report_loss(Attached& attached, u64 lost, const char* why, ipcbus_message* ret_message);
+    int report_loss_before_start(Attached& attached, ipcbus_message* ret_message);
+    void keep(int result, const ipcbus_message& message);
     int tell_untold(ipcbus_message* ret_message);
     bool accepts(const Attached& attached, const protocol::Record& record);
     int corrupt(Attached& attached);
@@ -78,11 +80,20 @@ private:
     int try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 lend(Attached& attached, const protocol::Record& first, ipcbus_message* ret_messages,
              std::size_t count);
+    struct Lent {
+        u64 next = 0;  ///< position behind the last
+        std::size_t count = 0;
+    };
+    static Lent lend_all(const Attached& attached, const protocol::Record& first, u64 batch_end,
+                         ipcbus_message* ret_messages, std::size_t count);
+    Lent lend_accepted(const Attached& attached, const protocol::Record& first, u64 batch_end,
+                       ipcbus_message* ret_messages, std::size_t count);
     [[nodiscard]] bool plain() const {
         return plain_left_ != 0 && loan_ == nullptr && !bus_.in_child();
     }
     void note_plain(Attached& attached);
     const protocol::RingReader* only_active();
+    bool only_plain();
     bool receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
     i64 borrow_plainly(ipcbus_message* ret_messages, std::size_t count);
     void taken(Attached& attached, u64 next);
@@ -101,24 +112,30 @@ private:
     }
     void hear_control();
     void take_inbox();
+    bool take_deliveries();
+    void apply(Delivery& delivery);
     void attach(std::unique_ptr<Attached>& attached);
     void end(u64 attachment, protocol::EndReason reason);
     void admit(std::unique_ptr<Attached>& attached);
     bool receive_attached(Link& link, std::span<const std::byte> fields, Delivery& ret_delivery);
     void unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&);
     [[nodiscard]] bool has_kin(const Attached& attached) const;
-    void let_go(Attached& attached);
+    void let_go(Attached& attached, bool closed = false);
     void drop_orphans(i64 now_ns);
     [[nodiscard]] i64 orphaned_ns(const Attached& attached) const;
     Aside& aside(Attached& attached);
+    [[nodiscard]] const Aside& known_aside(const Attached& attached) const;
     [[nodiscard]] u64 passed_over(const Attached& attached) const;
-    u64 take_lost_before_start(Attached& attached);
+    [[nodiscard]] u64 lost_before_start(const Attached& attached) const;
+    void forget_lost_before_start(Attached& attached);
     void drop_if_empty(Attached& attached);
     void leave();
     void forget_passed_over(Attached& attached);
     void look_at_connection();
     /// The waiter that this thread sleeps on: its own, or its set's.
     [[nodiscard]] protocol::Waiter& waiter() const { return *source_.waiter(); }
+    /// Whose pages that waiter is on.
+    [[nodiscard]] const Link& slept_on() const;
     /// Where the control side rings when it has stored something. Under the control lock.
     void ring_at(Link& link, u32 waiter);
     sys::Result<void> move_to(const std::shared_ptr<Link>& link);
@@ -146,14 +163,16 @@ private:
 
     /// Successors that wait until the ring before them is drained.
     std::vector<std::unique_ptr<Attached>> held_;
-    /// Sequence expected next of publications whose ring has ended here.
-    std::map<Lineage, u64> expected_;
+    Expectations expected_;  ///< of publications whose ring has ended here
+    bool admitted_ = false;  ///< one of them has just taken the place of the ring before it
     std::vector<Aside> asides_;
     /// Links of daemons that are no more, and since when we know; the last one is the latest.
     std::vector<std::pair<const Link*, i64>> orphaned_links_;
     std::size_t orphans_ = 0;  ///< attachments that are from them
 
     std::vector<Delivery> inbox_;
+    std::vector<Delivery> taken_;  ///< from the inbox; those before applied_ have been applied
+    std::size_t applied_ = 0;
     std::atomic<bool> news_{false};
     std::atomic<u64> thread_{0};  ///< that last used this handle
     /// Where the next message is expected, while plain_left_ is not 0.
@@ -166,13 +185,14 @@ private:
 
     u64 lost_ = 0;
     /// What a look has found out and the next receive tells: a loss, an attachment that could not
-    /// be made. result 0: nothing.
+    /// be made.
     struct Untold {
         int result = 0;
         std::string text;
         ipcbus_message message{};
+        char topic[protocol::kTopicBytesMax + 1] = {};
     };
-    Untold untold_;
+    std::vector<Untold> untold_;  ///< the oldest first
     Attached* loan_ = nullptr;
     u64 loan_position_ = 0;  ///< of its first record
     u64 loan_next_ = 0;      ///< position behind its last

@@ -55,15 +55,19 @@ Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
 
 /// Subscribes with the present daemon.
 Result<void> Subscriber::subscribe() {
+    u64 generation = 0;
+    generation_ = 0;  // until the daemon has agreed
     {
         const Bus::Lock guard = bus_.lock();
-        const u64 generation = bus_.generation();
+        generation = bus_.generation();
         unroute(inbox_, guard);
         inbox_.clear();
+        unroute(taken_, guard);
+        taken_.clear();
+        applied_ = 0;
         if (const std::shared_ptr<Link> link = bus_.link(guard); link != link_) {
             IPCBUS_TRY(move_to(link));
         }
-        generation_ = generation;
         subscription_ = 0;
         // acquire: pairs with the daemon's count after each send; later frames are heard later.
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
@@ -76,6 +80,7 @@ Result<void> Subscriber::subscribe() {
         return fail(EPROTO, "the daemon's answer to SUBSCRIBE cannot be true");
     }
     subscription_ = subscribed.subscription;
+    generation_ = generation;
     take_inbox();  // the attachments that came with the answer
     return {};
 }
@@ -96,9 +101,7 @@ void Subscriber::resubscribe() {
         orphaned_links_.emplace_back(link_.get(), sys::monotonic_ns());
     }
     // A refusal leaves us with the rings we have; the next look at the connection tries again.
-    if (!subscribe().ok()) {
-        generation_ = 0;
-    }
+    (void)subscribe();
 }
 
 Subscriber::~Subscriber() {
@@ -247,28 +250,45 @@ void Subscriber::hear_control() {
     take_inbox();
 }
 
+/// Out of memory it throws, and goes on the next time where it was.
 void Subscriber::take_inbox() {
-    std::vector<Delivery> deliveries;
-    {
-        const Bus::Lock guard = bus_.lock();
-        deliveries.swap(inbox_);
-    }
-    try {
-        for (Delivery& delivery : deliveries) {
-            if (delivery.attached != nullptr) {
-                attach(delivery.attached);
-            } else if (delivery.ended != 0) {
-                end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
-            } else {
-                untold_.result = -delivery.code;
-                untold_.text = std::move(delivery.fault);
+    while (applied_ != taken_.size() || take_deliveries()) {
+        try {
+            for (; applied_ != taken_.size(); applied_++) {
+                apply(taken_[applied_]);
             }
+        } catch (...) {
+            news_.store(true, std::memory_order_relaxed);  // own thread: attend() comes again
+            throw;
         }
-    } catch (...) {
-        unroute(deliveries, bus_.lock());
-        throw;
+    }
+    std::vector<Delivery>().swap(taken_);
+    applied_ = 0;
+}
+
+/// False: there are none.
+bool Subscriber::take_deliveries() {
+    taken_.clear();
+    applied_ = 0;
+    const Bus::Lock guard = bus_.lock();
+    taken_.swap(inbox_);
+    return !taken_.empty();
+}
+
+void Subscriber::apply(Delivery& delivery) {
+    if (delivery.attached != nullptr) {
+        attach(delivery.attached);
+    } else if (delivery.ended != 0) {
+        end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
+    } else {
+        sys::make_room(untold_);
+        Untold& untold = untold_.emplace_back();
+        untold.result = -delivery.code;
+        untold.text = std::move(delivery.fault);
     }
 }
+
+const Link& Subscriber::slept_on() const { return set_ != nullptr ? set_->link() : *link_; }
 
 /// Of attachments that will not be read no frame is awaited.
 void Subscriber::unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&) {

@@ -10,6 +10,9 @@
 //   [R6] store cursor, release: everything read before. Pairs with [W1].
 //   [C1] full fence.   [C2] load `wanted`: if previous cursor < wanted <= this one, ring the
 //        writer: its bell + 1, FUTEX_WAKE. Pairs with [B2] to [B4] in ring_publisher.hpp.
+//   [C3] With each move: the writer has set `hurry`: [R6] now. Else one that reads a message a
+//        second would fill a batch in half an hour, and be demoted meanwhile as one that stands
+//        still. Pairs with [B7]; it may be seen a move late.
 // Without the fence: R stores its cursor (still in its store buffer) and finds wanted = 0; W stores
 // wanted and finds the old cursor; W sleeps although there is room, and nobody rings.
 // Checked: tests/model/full.pml (cursor, wanted), wake.pml (parked, sleepers).
@@ -63,15 +66,16 @@ public:
     [[nodiscard]] Source* source() const { return source_; }
     [[nodiscard]] const WriterWords& writer() const { return *writer_; }
 
-    /// Never parked again: its writer rings pages that its reader does not sleep on any more (the
-    /// bus was restarted). Must not be parked now.
+    /// Never parked again: its writer is gone, or rings pages that its reader does not sleep on any
+    /// more (the bus was restarted). Must not be parked now.
     void set_polled() { polled_ = true; }
     [[nodiscard]] bool polled() const { return polled_; }
 
-    /// The reader has moved: stores the cursor if a batch is full.
+    /// The reader has moved: stores the cursor if a batch is full, or the writer is in a hurry.
     void moved() {
         if (static_cast<u32>(reader_.position()) - stored_ >=
-            reader_.ring().capacity / kCursorPart) {
+                reader_.ring().capacity / kCursorPart ||
+            reader_.writer_hurries()) [[unlikely]] {
             store_cursor();
         }
     }

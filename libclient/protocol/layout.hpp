@@ -100,11 +100,14 @@ struct RingHeader {
     /// 1: publishes go without a full fence, and a reader that wants to sleep has to bring one
     /// about (waiter.hpp); 0: each publish ends with one.
     std::atomic<u32> unfenced;
-    u32 reserved1;
+    /// 1: the publisher has been blocked for a while: each move of a reader is to be seen, so that
+    /// a slow one is not taken for one that has stopped.
+    std::atomic<u32> hurry;
 
     // Line 2: written with each publish, looked at by lapped readers, `latest` readers and the
     // daemon.
-    /// Position of the newest record, 0: none yet.
+    /// Position of the newest record, 0: none yet. (Or at position 0, once in 2^64 bytes. Whoever
+    /// joins then looks whether 0 lies in the ring; for others the next record is soon enough.)
     alignas(kCacheLine) std::atomic<u64> newest;
 
     // Lines 3, 4: mark i is the first record boundary in the i-th sixteenth of the ring, 0: none.
@@ -292,6 +295,7 @@ static_assert(offsetof(RingHeader, record_bytes_max) == 52);
 static_assert(offsetof(RingHeader, announced) == 64);
 static_assert(offsetof(RingHeader, wanted) == 72);
 static_assert(offsetof(RingHeader, unfenced) == 80);
+static_assert(offsetof(RingHeader, hurry) == 84);
 static_assert(offsetof(RingHeader, newest) == 128);
 static_assert(offsetof(RingHeader, marks) == 192);
 

@@ -76,18 +76,19 @@ u64 ReaderTable::smallest_cursor(u64 position) {
     return smallest;
 }
 
-bool ReaderTable::stall(u64 needed, u32 slices_max) {
+bool ReaderTable::stall(u64 below, u32 slices_max) {
     bool demoted = false;
     for (Reader& reader : readers_) {
-        if (!reader.reliable || distance(reader.cursor, needed) >= 0) {
+        if (!reader.reliable || distance(reader.cursor, below) >= 0) {
             continue;
         }
-        if (std::exchange(reader.moved, false)) {
-            reader.slices = 0;
-        } else if (++reader.slices >= slices_max) {
+        reader.slices = std::exchange(reader.moved, false) ? 0 : reader.slices + 1;
+        demoted = demoted || reader.slices >= slices_max;
+    }
+    for (Reader& reader : readers_) {
+        if (demoted && reader.reliable && !reader.moved && reader.slices + 1 >= slices_max) {
             reader.reliable = false;
             faults_.push_back({reader.attachment, Complaint::stalled});
-            demoted = true;
         }
     }
     return demoted;

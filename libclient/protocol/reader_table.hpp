@@ -81,9 +81,10 @@ public:
         }
     }
 
-    /// The writer has waited one more slice for `needed`: whoever has not moved for `slices_max`
-    /// slices in a row is demoted. True if somebody was.
-    bool stall(u64 needed, u32 slices_max);
+    /// The writer has waited one more slice: whose cursor is below `below` and has not moved for
+    /// `slices_max` slices in a row is demoted, and with it who comes within one of that: of many
+    /// that stopped together each would hold the writer for itself. True if somebody was.
+    bool stall(u64 below, u32 slices_max);
 
     /// [P2] to [P8], if somebody sleeps or a round is due; true if so. Call after [P1].
     bool wake(DoorbellPublication& own) {

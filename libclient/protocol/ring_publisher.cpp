@@ -66,12 +66,12 @@ bool RingPublisher::raise(u64 bytes) {
 
 RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
     if (raise(bytes)) {
-        last_full_ns_ = 0;
+        not_full();
         return Status::ok;
     }
     (void)finish();  // what was committed before must be known before anything is waited for
     if (raise(bytes)) {
-        last_full_ns_ = 0;
+        not_full();
         return Status::ok;
     }
     if (timeout_ns == 0) {
@@ -84,11 +84,27 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
         return raise(bytes) ? Status::ok : Status::full;
     }
     const Status status = block(bytes, sys::Deadline::after(timeout_ns));
+    hurry(false);
     // [B6] relaxed: a reader that still sees it rings once in vain.
     writer_.header().wanted.store(0, std::memory_order_relaxed);
     asleep_episode_ += asleep_episode_ & 1;
     words_.asleep->store(asleep_episode_, std::memory_order_relaxed);
     return status;
+}
+
+/// There is room: for a writer that does not wait, its wait is over.
+void RingPublisher::not_full() {
+    last_full_ns_ = 0;
+    hurry(false);
+}
+
+/// [B7]
+void RingPublisher::hurry(bool on) {
+    if (hurries_ != on) {
+        hurries_ = on;
+        // relaxed: a reader that sees it late stores its cursor a move late.
+        writer_.header().hurry.store(on ? 1 : 0, std::memory_order_relaxed);
+    }
 }
 
 /// [B2]
@@ -159,8 +175,11 @@ void RingPublisher::waited(u64 bytes, i64 ns) {
     }
     waited_ns_ = 0;
     (void)readers_.smallest_cursor(writer_.position());  // recompute first: who moved is innocent
-    (void)readers_.stall(writer_.cursor_needed(bytes), kStallSlices);
+    // Who is not in the way yet counts if all through this slice each of its moves was to be seen.
+    (void)readers_.stall(hurries_ ? writer_.position() : writer_.cursor_needed(bytes),
+                         kStallSlices);
     tell_faults();
+    hurry(true);
 }
 
 bool RingPublisher::waits_for_itself(u64 bytes) {

@@ -30,6 +30,9 @@
 //   [B1] v = own bell, acquire   [B2] wanted = the cursor needed; asleep = odd   [B3] full fence
 //   [B4] look at attention and at the socket: take in what changed; recompute [W1] [W2]
 //   [B5] still full: FUTEX_WAIT(v), a slice   [B6] wanted = 0 and asleep = even when it goes on.
+//   [B7] a slice (a sixteenth of the stall timeout) has passed: hurry = 1, until there is room.
+//        Who is in the way and does not move for sixteen slices is demoted, and with it all who
+//        stand still further on: one after the other would be a stall timeout for each.
 // A reader that frees room after [B4] has stored its cursor after our fence, so its load [C2] sees
 // `wanted` and it rings; the bell has moved since [B1]. A reader's death, or an attachment, is seen
 // by [B4] or rings, too: the daemon raises attention, sends, then rings who is asleep.
@@ -145,6 +148,8 @@ private:
     bool waits_for_itself(u64 bytes);
     void waited(u64 bytes, i64 ns);
     void want(u64 needed);
+    void hurry(bool on);
+    void not_full();
     void finish_slow();
     void tell_faults();
 
@@ -159,6 +164,7 @@ private:
     u32 asleep_episode_ = 0;
     u32 quiet_ = 0;  ///< publishes in a row in which nobody slept
     bool unfenced_ = false;
+    bool hurries_ = false;  ///< [B7]
     u64 smallest_ = 0;                ///< [W1] when last looked
     u64 smallest_changes_ = ~u64{0};  ///< of the table, then
     Control& control_;

@@ -95,6 +95,9 @@ public:
     /// The same by position and sequence.
     Look look_at(u64 position, u64 sequence, Record& ret_record) const;
 
+    /// The same for a record and nothing else: false asks for a proper look.
+    [[nodiscard]] bool record_at(u64 position, u64 sequence, Record& ret_record) const;
+
     /// [R4] Whether nothing at or above `position` had been overwritten up to now.
     [[nodiscard]] bool intact(u64 position) const {
         acquire_fence();
@@ -119,6 +122,12 @@ public:
         // acquire: a record written before this was cleared is seen by the look after it. Pairs
         // with [F5] in ring_publisher.cpp.
         return header()->unfenced.load(std::memory_order_acquire) != 0;
+    }
+
+    /// [C3] Whether its writer is blocked and wants to see each move: attachment.hpp.
+    [[nodiscard]] bool writer_hurries() const {
+        // relaxed: whoever misses it now sees it with the next move.
+        return header()->hurry.load(std::memory_order_relaxed) != 0;
     }
 
     /// [R5] Goes behind `record`, which passed intact().
@@ -161,6 +170,12 @@ public:
     Resync go_to_newest(u64& ret_passed);
 
 private:
+    /// What a header says.
+    struct Header {
+        u64 word = 0;
+        u64 sequence = 0;
+    };
+    bool read_at(u64 position, u64 sequence, Header& ret_header, Record& ret_record) const;
     [[nodiscard]] Look odd_word(u64 position, u64 word, bool sequence_fits) const;
     Resync go_to(u64 position, u64& ret_skipped);
 
@@ -182,21 +197,21 @@ private:
     u32 record_bytes_max_ = 0;
 };
 
-inline RingReader::Look RingReader::look_at(u64 position, u64 sequence, Record& ret_record) const {
+/// Loads the header at `position` once. True: it is that of a record, with this sequence.
+inline bool RingReader::read_at(u64 position, u64 sequence, Header& ret_header,
+                                Record& ret_record) const {
     const RecordHeader& header = header_at(position);
     // [R1] acquire: everything of the record. Pairs with [W8].
     const u64 word = header.word.load(std::memory_order_acquire);
-    if (word == 0) {  // [R2] empty only if not overtaken
-        return intact(position) ? Look::empty : Look::lapped;
-    }
     // relaxed: ordered by the word when it is a record's; checked by intact() when not.
     const u64 found_sequence = header.sequence.load(std::memory_order_relaxed);
+    ret_header = {word, found_sequence};
     const u16 topic_bytes = word_topic_bytes(word);
     const u32 payload_bytes = word_payload_bytes(word);
     const u64 bytes = record_bytes(topic_bytes, payload_bytes);
-    const u16 flags = word_flags(word);
-    if (found_sequence != sequence || flags != kRecordPresent || bytes > record_bytes_max_) {
-        return odd_word(position, word, found_sequence == sequence);
+    if (found_sequence != sequence || word_flags(word) != kRecordPresent ||
+        bytes > record_bytes_max_) {
+        return false;
     }
     const std::byte* start = at(position) + kRecordHeaderBytes;
     ret_record = Record{position,
@@ -206,7 +221,23 @@ inline RingReader::Look RingReader::look_at(u64 position, u64 sequence, Record& 
                         start + align_record(topic_bytes),
                         payload_bytes,
                         topic_bytes};
-    return Look::record;
+    return true;
+}
+
+inline bool RingReader::record_at(u64 position, u64 sequence, Record& ret_record) const {
+    Header unwanted;
+    return read_at(position, sequence, unwanted, ret_record);
+}
+
+inline RingReader::Look RingReader::look_at(u64 position, u64 sequence, Record& ret_record) const {
+    Header header;
+    if (read_at(position, sequence, header, ret_record)) {
+        return Look::record;
+    }
+    if (header.word == 0) {  // [R2] empty only if not overtaken
+        return intact(position) ? Look::empty : Look::lapped;
+    }
+    return odd_word(position, header.word, header.sequence == sequence);
 }
 
 }  // namespace ipcbus::protocol

@@ -210,6 +210,22 @@ TEST_CASE("connections that cannot be made say why; one that is waited for comes
         CHECK(connect_result("unix:" + silent) == -EPROTO);
         babbler.join();
     }
+    {
+        // Who hangs up without a word, as a daemon that ends does, is tried once more.
+        const std::string ending = directory.file("ending.sock");
+        auto listener = sys::listen_unix(ending, 0600, 4);
+        REQUIRE(listener.ok());
+        int accepted = 0;
+        std::thread refuser([&accepted, fd = listener.value().get()] {
+            while (sys::UniqueFd(::accept(fd, nullptr, nullptr)).get() >= 0) {
+                accepted++;
+            }
+        });
+        CHECK(connect_result("unix:" + ending) == -ECONNREFUSED);
+        (void)::shutdown(listener.value().get(), SHUT_RDWR);
+        refuser.join();
+        CHECK(accepted == 2);
+    }
     if (::geteuid() == 0) {
         const DaemonFixture closed("[listen]\nmode = \"0600\"\n");
         (void)::chmod(closed.directory().path().c_str(), 0755);

@@ -150,6 +150,36 @@ TEST_CASE("a slow reliable reader delays the publisher, and nothing is lost") {
     CHECK(sender.longest_ns() >= 5 * kMillisecondNs);
 }
 
+TEST_CASE("a reader that needs long for each message has not stopped") {
+    const DaemonFixture daemon(kShortStall);
+    const SharedBlock<Told> told;
+    constexpr std::uint64_t kMessages = 250;  // twice the ring
+    ChildProcess child = ChildProcess::fork([&] {
+        const Bus bus = connect(daemon.address());
+        const Subscriber subscriber = subscribe(bus, "loss");
+        told->attached.raise();
+        for (std::uint64_t i = 1; i <= kMessages; i++) {
+            const Received got = receive(subscriber);
+            (void)must(got.result, "receive");
+            const auto header = read_checked(got.payload.data(), got.payload.size());
+            must_be(header && header->number == i, "not the message that follows");
+            // A third of the stall timeout for each: much longer than that before an eighth of
+            // the ring has been read, after which a cursor is stored in any case.
+            if (i <= 10) {
+                (void)told->go.wait(~0u, 100);
+            }
+        }
+        return 0;
+    });
+    REQUIRE(told->attached.wait(1));
+    Sender sender(daemon);
+    while (sender.sent() < kMessages) {
+        sender.send();
+    }
+    CHECK(child.wait() == 0);
+    CHECK(sender.longest_ns() >= kStallNs / 3);
+}
+
 TEST_CASE("a stopped reader delays the publisher for stall_timeout, once, and learns its loss") {
     const DaemonFixture daemon(kShortStall);
     const SharedBlock<Told> stopped_told;

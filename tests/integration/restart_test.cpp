@@ -14,6 +14,8 @@
 #include <signal.h>
 
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 using namespace ipcbus;
 using namespace ipcbus::test;
@@ -68,6 +70,14 @@ void wait_for_state(const Bus& bus, int state) {
     while (ipcbus_state(bus.get()) != state && !deadline.passed()) {
     }
     CHECK(ipcbus_state(bus.get()) == state);
+}
+
+/// Until it reads a publication; of its messages it takes none.
+void wait_for_attachment(const Subscriber& subscriber) {
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ipcbus_publication_count(subscriber.get()) == 0 && !deadline.passed()) {
+    }
+    REQUIRE(ipcbus_publication_count(subscriber.get()) == 1);
 }
 
 int stream_out(const std::string& address, std::uint64_t ring_bytes, Stream& stream) {
@@ -244,7 +254,11 @@ TEST_CASE("who does not want to reconnect is told") {
     daemon.end(SIGKILL);
     daemon.start();
     CHECK(received_text(subscriber) == "last");
+    const auto says_why = [] {
+        return std::string(ipcbus_last_error()).find("is lost: ") != std::string::npos;
+    };
     CHECK(receive(subscriber).result == -ESHUTDOWN);
+    CHECK(says_why());
     CHECK(receive(subscriber, 0).result == -ESHUTDOWN);
     ipcbus_set* made = nullptr;
     CHECK(ipcbus_set_create(bus.get(), &made) == -ESHUTDOWN);
@@ -255,5 +269,70 @@ TEST_CASE("who does not want to reconnect is told") {
         result = ipcbus_publish(publisher.get(), "x", 1);
     }
     CHECK(result == -ESHUTDOWN);
+    CHECK(says_why());
     CHECK(ipcbus_reconnects(bus.get()) == 0);
+}
+
+TEST_CASE("waiting for oneself is refused in a ring of the last daemon, too") {
+    Daemon daemon;
+    const Bus bus = connect(daemon.address());
+    const Subscriber subscriber = subscribe(bus, "self");
+    const Publisher publisher = advertise(bus, "self", 65536, kSecondNs);
+    publish(publisher, "1");
+    wait_for_attachment(subscriber);
+    daemon.end(SIGKILL);
+    wait_for_state(bus, IPCBUS_ORPHANED);
+    daemon.start();
+    wait_for_state(bus, IPCBUS_CONNECTED);
+    std::uint64_t published = 1;
+    int result = 0;
+    const std::string message(1000, 'x');
+    while (published < 100 &&
+           (result = ipcbus_publish(publisher.get(), message.data(), message.size())) == 0) {
+        published++;
+    }
+    CHECK(result == -EDEADLK);
+    for (std::uint64_t i = 1; i <= published; i++) {
+        REQUIRE(receive(subscriber).message.sequence == i);
+    }
+}
+
+TEST_CASE("a ring held back over two restarts is heard although its writer rings old pages") {
+    Daemon daemon;
+    const Bus writers = connect(daemon.address(), "writer");
+    const Publisher publisher = advertise(writers, "held/topic");
+    const Bus bus = connect(daemon.address(), "reader");
+    const Subscriber subscriber = subscribe(bus, "held/+", IPCBUS_RELIABLE, -1);
+    publish(publisher, "first");
+    wait_for_attachment(subscriber);
+    const auto restart = [&](const Bus& heard) {
+        daemon.end(SIGKILL);
+        wait_for_state(heard, IPCBUS_ORPHANED);
+        daemon.start();
+        wait_for_state(heard, IPCBUS_CONNECTED);
+        (void)ipcbus_publication_count(subscriber.get());  // subscribes again, reads nothing
+    };
+    restart(bus);
+    // The publication moves to the second daemon: its next ring waits for the first.
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while ((ipcbus_reconnects(writers.get()) == 0 ||
+            ipcbus_subscriber_count(publisher.get()) == 0) && !deadline.passed()) {
+        REQUIRE(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs) == 0);
+    }
+    (void)subscribe(bus, "barrier");  // answered behind what tells of that ring
+    restart(bus);
+    CHECK(received_text(subscriber) == "first");
+    CHECK(receive(subscriber, 0).result == -EAGAIN);
+    CHECK(ipcbus_reconnects(writers.get()) == 1);
+    std::int64_t heard_ns = 0;
+    std::thread reader([&] {
+        CHECK(received_text(subscriber) == "second");
+        heard_ns = sys::monotonic_ns();
+    });
+    // Long enough that it sleeps for seconds at a time, if it does.
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    const std::int64_t published_ns = sys::monotonic_ns();
+    publish(publisher, "second");
+    reader.join();
+    CHECK(heard_ns - published_ns < kSecondNs);
 }

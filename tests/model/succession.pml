@@ -124,10 +124,9 @@ inline admit(ring_) {
     first_ever = (first_ever == NONE -> seq : first_ever)
 }
 inline let_go() {
-    /* a loss before its start that was not told yet is told with the successor */
-    k = seq - (BROKEN(LOSS_FORGOTTEN) -> 0 : lost_before);
-    expected = (expected == NONE || k > expected -> k : expected);
-    k = 0;
+    /* a loss before its start that was not told yet is told, too, whatever follows */
+    lost = lost + (BROKEN(LOSS_FORGOTTEN) -> 0 : lost_before);
+    expected = (expected == NONE || seq > expected -> seq : expected);
     expected = (BROKEN(NOTHING_EXPECTED) -> NONE : expected);
     ring = NONE;
     lost_before = 0;

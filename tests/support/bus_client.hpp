@@ -19,7 +19,7 @@ namespace ipcbus::test {
 inline constexpr std::int64_t kMillisecondNs = 1'000'000;
 inline constexpr std::int64_t kSecondNs = 1'000 * kMillisecondNs;
 /// For what should take milliseconds, and fails the test when it does not come.
-inline constexpr std::int64_t kLongNs = kTimeoutMs * kMillisecondNs;
+inline const std::int64_t kLongNs = kTimeoutMs * kMillisecondNs;
 
 struct HandleCloser {
     void operator()(ipcbus_bus* bus) const { ipcbus_close(bus); }

@@ -8,6 +8,8 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <optional>
 #include <string>
@@ -15,7 +17,13 @@
 
 namespace ipcbus::test {
 
-inline constexpr int kTimeoutMs = 20'000;  ///< for what should take milliseconds
+/// How many times slower than usual this machine may be (an emulated one, valgrind):
+/// IPCBUS_TEST_PATIENCE, else 1.
+[[nodiscard]] inline int patience() {
+    const char* const text = std::getenv("IPCBUS_TEST_PATIENCE");
+    return text == nullptr ? 1 : std::clamp(std::atoi(text), 1, 1000);
+}
+inline const int kTimeoutMs = 20'000 * patience();  ///< for what should take milliseconds
 
 class ChildProcess {
 public:

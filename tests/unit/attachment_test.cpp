@@ -68,6 +68,24 @@ TEST_CASE("the cursor is stored every eighth of the ring, and when asked for") {
     CHECK(scene.cursor() == scene.attachment.reader().position());
 }
 
+TEST_CASE("a writer in a hurry sees each move") {
+    Scene scene(each_origin());
+    scene.step();
+    scene.attachment.moved();
+    CHECK(scene.cursor() == 0);
+    scene.ring.header().hurry.store(1);
+    for (int i = 0; i < 3; i++) {
+        scene.step();
+        scene.attachment.moved();
+        CHECK(scene.cursor() == scene.attachment.reader().position());
+    }
+    scene.ring.header().hurry.store(0);
+    const u64 stored = scene.cursor();
+    scene.step();
+    scene.attachment.moved();
+    CHECK(scene.cursor() == stored);
+}
+
 TEST_CASE("who passes `wanted` rings the writer, and rings once") {
     const Origin origin = each_origin();
     for (int offset = -2; offset <= 2; offset++) {

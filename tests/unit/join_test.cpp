@@ -53,9 +53,6 @@ TEST_CASE("the start is the end of the newest record, and never near what may be
                                            : writer.cursor_needed(record_bytes(0, payload));
                 continue;
             }
-            if (ring.header().newest.load() == 0) {
-                continue;  // position 0, once in 2^64 bytes: "none yet"
-            }
             Start start;
             const bool good = settle(ring, start) && start.position == writer.position() &&
                               start.sequence == writer.sequence() &&
@@ -95,6 +92,18 @@ TEST_CASE("a start that has just been settled survives what the writer may do un
             writer.commit(0, static_cast<u32>(payload));
         }
         CHECK(reader.intact(start.position));
+    }
+}
+
+TEST_CASE("a newest record at position 0, where the positions wrap, is not taken for none") {
+    const TestRing ring(kCapacity, u64{0} - 512, 5);
+    RingWriter writer = ring.writer();
+    for (int i = 0; i < 40; i++) {
+        publish_over(writer, 16);
+        Start start;
+        REQUIRE(settle(ring, start));
+        CHECK(start.position == writer.position());
+        CHECK(start.sequence == writer.sequence());
     }
 }
 

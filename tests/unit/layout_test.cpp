@@ -126,6 +126,7 @@ TEST_CASE("offsets and sizes") {
     CHECK(offsetof(RingHeader, announced) == 64);
     CHECK(offsetof(RingHeader, wanted) == 72);
     CHECK(offsetof(RingHeader, unfenced) == 80);
+    CHECK(offsetof(RingHeader, hurry) == 84);
     CHECK(offsetof(RingHeader, newest) == 128);
     CHECK(offsetof(RingHeader, marks) == 192);
 

@@ -174,6 +174,44 @@ TEST_CASE("who stands still for all slices is demoted, once") {
     CHECK(scene.table.smallest_cursor(kStart + 1000) == kStart + 160);
 }
 
+TEST_CASE("of a crowd that stands still nobody is left to stall the writer in turn") {
+    Scene scene;  // attachment 1, at 5: in the way; 2, at 70, further on
+    constexpr u32 kSlices = 16;
+    const u64 needed = kStart + 100;
+    const u64 position = kStart + 1000;
+    scene.table.remove(2);
+    scene.table.add(scene.reader.entry(2, 70, kStart + 160));
+    scene.table.add(scene.reader.entry(3, 9, kStart + 320));
+    const auto slice = [&](u64 below) {
+        (void)scene.table.smallest_cursor(position);
+        return scene.table.stall(below, kSlices);
+    };
+    CHECK_FALSE(slice(needed));
+    for (u32 i = 1; i < kSlices - 1; i++) {
+        if (i == 4) {  // attachment 3 moves: it is slow and has not stopped
+            scene.reader.slot(9).cursor.store(kStart + 336);
+        }
+        CHECK_FALSE(slice(position));
+    }
+    CHECK(slice(position));
+    REQUIRE(scene.table.faults().size() == 2);
+    CHECK(scene.table.faults()[0].attachment == 1);
+    CHECK(scene.table.faults()[1].attachment == 2);
+    CHECK(scene.table.smallest_cursor(position) == kStart + 336);
+}
+
+TEST_CASE("who has read everything does not stand still") {
+    Scene scene;
+    const u64 position = kStart + 1000;
+    scene.reader.slot(70).cursor.store(position);
+    for (u32 i = 0; i < 100; i++) {
+        (void)scene.table.smallest_cursor(position);
+        (void)scene.table.stall(position, 16);
+    }
+    REQUIRE(scene.table.faults().size() == 1);
+    CHECK(scene.table.faults()[0].attachment == 1);
+}
+
 TEST_CASE("one that drips is never demoted") {
     Scene scene;
     scene.table.remove(2);

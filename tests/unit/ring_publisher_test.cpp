@@ -219,6 +219,26 @@ TEST_CASE("a reader that moves, however little, is not demoted") {
     CHECK(scene.control.faults.empty());
 }
 
+TEST_CASE("a writer that has waited for a slice asks to see each move, until there is room") {
+    constexpr i64 kStall = 32 * kMs;
+    Scene scene(kStall);
+    scene.add(1, 0);
+    scene.fill_up();
+    const std::atomic<u32>& hurry = scene.ring.header().hurry;
+    CHECK(hurry.load() == 0);
+    std::thread thread([&] {
+        while (hurry.load() == 0) {
+            std::this_thread::yield();
+        }
+        scene.reader.slot(0).cursor.store(scene.publisher.writer().position());
+        ring_bell(scene.writer.waiter(1).bell);
+    });
+    CHECK(scene.publish(48, kLong / 3) == Status::ok);
+    thread.join();
+    CHECK(hurry.load() == 0);
+    CHECK(scene.control.faults.empty());
+}
+
 TEST_CASE("who does not wait finds out about stalled readers, too") {
     constexpr i64 kStall = 32 * kMs;
     Scene scene(kStall);

@@ -19,13 +19,14 @@
  *   -ECONNREFUSED     no daemon answers at that address
  *   -EACCES           not allowed: by the rules of the bus, or by the permissions of its socket
  *   -EDQUOT -ENOSPC -EMFILE -ENOMEM   a limit of the bus (the text names it) or of the system
- *   -EDEADLK          it would wait for the calling thread itself
+ *   -EDEADLK          it would wait for the calling thread itself, in a reader of the same client
  *   -EBUSY            a claim, a loan or another handle is in the way
  *   -ECHILD           the handle was made before a fork, in the parent
  *   -EINVAL -ENOENT -ENAMETOOLONG     an argument is wrong; there is no such thing
  *   -EPROTO -EPROTONOSUPPORT          the other side breaks the protocol, or speaks another version
  *
- * TIMES are nanoseconds on the monotonic clock: negative waits for ever, 0 does not wait.
+ * TIMES are nanoseconds on the monotonic clock: negative waits for ever, 0 does not wait for data
+ * or room; right after the connection was made again a call may wait for the new daemon's answer.
  * OPTION STRUCTS begin with struct_size = sizeof of the struct you compiled with; zero the rest for
  * defaults (IPCBUS_INIT does both). NULL options are all defaults.
  * SIGNALS. Waits for data, and a connect that waits for a daemon to come, end with -EINTR when a
@@ -158,9 +159,11 @@ IPCBUS_EXPORT int ipcbus_set_max_block(ipcbus_publisher *publisher, int64_t max_
 /*
  * Publishes one message of `size` bytes (0 is fine). When it returns 0, the message is in the ring
  * and every sleeping reader has been woken; no system call was made unless somebody slept.
- * Errors, with nothing published: -EAGAIN, -ETIMEDOUT, -EINTR, -EMSGSIZE, -EDEADLK (the only reader
- * in the way is this thread), -EBUSY (a claim is open), -EINVAL (the publication is under a
- * filter), -ESHUTDOWN, -ECHILD.
+ * Errors, with nothing published: -EAGAIN, -ETIMEDOUT, -EINTR, -EMSGSIZE, -EDEADLK (a reader in the
+ * way is this thread itself, with a subscriber of the same client), -EBUSY (a claim is open),
+ * -EINVAL (the publication is under a filter), -ESHUTDOWN, -ECHILD.
+ * A subscriber of another client (ipcbus_bus) in the same thread is a reader like any other: it is
+ * waited for, up to max_block_ns or the bus's stall_timeout, and then loses messages.
  */
 IPCBUS_EXPORT int ipcbus_publish(ipcbus_publisher *publisher, const void *data, size_t size);
 
@@ -254,8 +257,9 @@ struct ipcbus_message {
  * in order, once, per publication. *ret_message (may be NULL) tells size, topic, sequence; its data
  * is `buffer`.
  *   -EMSGSIZE  the buffer is too small: ret_message->size tells what it takes; the message stays
- *   -ESTALE    the publisher has overtaken this subscriber: ret_message->lost messages are lost, no
- *              message was received; the next call goes on with the oldest there is
+ *   -ESTALE    the publisher has overtaken this subscriber, or went on in another ring before it
+ *              was attached there: ret_message->lost messages are lost, no message was received;
+ *              the next call goes on with the oldest there is
  *   -EPROTO    a publisher has broken the protocol and is heard no more; the others are
  *   -ENOMEM -EMFILE   a publication that matches could not be attached to; the others are heard
  *   -EAGAIN -ETIMEDOUT -EINTR -ESHUTDOWN -EBUSY (a loan is open) -ECHILD
