@@ -5,6 +5,8 @@
 #include "log.hpp"
 #include "reload.hpp"
 
+#include <unistd.h>
+
 #include <cstring>
 
 namespace ipcbus::daemon {
@@ -39,12 +41,20 @@ sys::Result<void> Broker::start() {
     listen.addresses = config_.listen.sockets;
     listen.mode = static_cast<unsigned>(config_.listen.mode);
     listen.inherited = IPCBUS_TRY(take_inherited_sockets());
-    listener_ = IPCBUS_TRY(Listener::create(*loop_, std::move(listen),
-                                            [this](sys::UniqueFd socket, PeerIdentity peer) {
-                                                bus_->connect(std::move(socket), std::move(peer));
-                                            }));
+    listener_ = IPCBUS_TRY(
+        Listener::create(*loop_, std::move(listen), [this](sys::UniqueFd socket, auto peer) {
+            connected(std::move(socket), std::move(peer));
+        }));
     watchdog_.start();
     return {};
+}
+
+void Broker::connected(sys::UniqueFd socket, sys::Result<PeerIdentity> peer) {
+    if (peer.ok()) {
+        bus_->connect(std::move(socket), std::move(peer).value());
+    } else {
+        bus_->refuse_connection(std::move(socket), peer.error());
+    }
 }
 
 int Broker::run() {
@@ -53,17 +63,22 @@ int Broker::run() {
     }
     notify_ready("serving");
     auto ran = loop_->run();
-    if (!ran.ok()) {
-        log_error("{}", ran.error().what);
-        return 1;
+    if (ran.ok()) {
+        // Everything was told to end; what the kernel still has of it comes back now.
+        ran = loop_->run_until_idle();
     }
-    // Everything was told to end; what the kernel still has of it comes back now.
-    if (auto idle = loop_->run_until_idle(); !idle.ok()) {
-        log_error("{}", idle.error().what);
-        return 1;
+    if (!ran.ok()) {
+        give_up(ran.error());
     }
     log_info("ended");
     return 0;
+}
+
+/// Nothing comes back from the kernel any more, and destructors would wait for it.
+void Broker::give_up(const sys::Error& error) {
+    log_error("{}: ending", error.what);
+    listener_->stop();
+    ::_exit(1);
 }
 
 void Broker::reload_config() {

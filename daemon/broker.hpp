@@ -24,15 +24,18 @@ public:
                                                                      Config config);
     ~Broker();
 
-    /// Until a signal ends it. The exit code: 0, or 1 if the loop failed.
+    /// Until a signal ends it. The exit code: 0. (If the loop fails, the process ends here,
+    /// with 1.)
     [[nodiscard]] int run();
 
 private:
     Broker(Options options, Config config, std::unique_ptr<EventLoop> loop);
     [[nodiscard]] sys::Result<void> start();
+    void connected(sys::UniqueFd socket, sys::Result<PeerIdentity> peer);
     void reload_config();
     void stop(int signal);
     void finish();
+    [[noreturn]] void give_up(const sys::Error& error);
 
     Options options_;
     Config config_;

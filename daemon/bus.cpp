@@ -20,6 +20,7 @@ constexpr Amounts kUnsealedCost{.descriptors = 1};
 /// And those of its pages that peers are sent, which may outlive it: cursor page and doorbell page.
 constexpr Amounts kPagesCost{.descriptors = 2};
 constexpr unsigned kWelcomeFds = 3;
+constexpr uid_t kUnknownUid = static_cast<uid_t>(-1);
 /// A process that is only waited for.
 constexpr Amounts kLingeringCost{.clients = 1, .descriptors = 1};
 
@@ -77,7 +78,8 @@ Bus::Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max)
       pool_(loop, quota_),
       lingering_(loop),
       scope_(loop),
-      stall_timer_(scope_, [this] { stall_time_over(); }) {
+      stall_timer_(scope_, [this] { stall_time_over(); }),
+      drain_timer_(scope_, [this] { look_whether_drained(); }) {
     quota_.set_relief([this] { return give_way(); });
     pool_.configure(config.publications.ring_bytes, config.publications.rings_ready);
     pool_.fill();
@@ -121,6 +123,18 @@ void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
         return;
     }
     session.start(std::move(charge).value());
+}
+
+/// Its process cannot be found out, for want of something here: it is told, and not counted.
+void Bus::refuse_connection(sys::UniqueFd socket, const sys::Error& error) {
+    PeerIdentity unknown;
+    unknown.uid = kUnknownUid;
+    auto made =
+        std::make_unique<Session>(*this, loop_, fd_budget_, std::move(socket), std::move(unknown));
+    Session& session = *made;
+    sessions_.emplace(&session, std::move(made));
+    session.start(Charge{});
+    session.fail(0, with_remedy("connection", error));
 }
 
 // --------------------------------------------------------------------------------------- clients
@@ -201,12 +215,15 @@ void Bus::make_spare_pages() {
     }
 }
 
-/// What is ready for whoever comes, for one who needs it now.
+/// Something that is ready for whoever comes, for one who needs it now.
 bool Bus::give_way() {
+    if (pool_.give_way()) {
+        return true;
+    }
     const bool something = spare_charge_ ? true : false;
     spare_pages_.reset();
     spare_charge_.reset();
-    return pool_.give_way() || something;
+    return something;
 }
 
 void Bus::welcome(Client& client, std::uint64_t request, bool resumed) {
@@ -245,7 +262,9 @@ void Bus::resume(Session& session, std::uint64_t request, const protocol::Resume
     }
     old.leave_client();
     session.serve(*client);
-    log_info("{} resumed, pid {}", client->describe(), session.pid());
+    if (may_log()) {
+        log_info("{} resumed, pid {}", client->describe(), session.pid());
+    }
     welcome(*client, request, true);
     tell_again(*client, old.outbox());
     old.close();
@@ -323,31 +342,14 @@ void Bus::linger(Client& client, Session& session) {
         return;
     }
     // Without a pidfd there is nothing to wait for but the hang-up.
-    if (session.has_pidfd()) {
+    if (session.pidfd()) {
         auto connection = quota_.charge(client.uid, kLingeringCost, "process");
-        lingering_.add(session.pid(), client.uid, session.duplicate_pidfd(),
+        lingering_.add(session.pid(), client.uid, session.pidfd(),
                        connection.ok() ? std::move(connection).value() : Charge{}, rings);
     }
 }
 
-// ------------------------------------------------------------------------------------------- end
-
-void Bus::stop(std::function<void()> on_empty) {
-    on_empty_ = std::move(on_empty);
-    stopping_ = true;
-    std::vector<Session*> all;
-    for (const auto& [session, owner] : sessions_) {
-        all.push_back(session);
-    }
-    for (Session* session : all) {
-        if (session->state() == Session::State::active) {
-            session->reply(protocol::Stopping{}, 0);
-        } else if (session->state() != Session::State::closing) {
-            session->abandon();
-        }
-    }
-    loop_.defer([this] { nothing_left(); });
-}
+// -------------------------------------------------------------------------------------- refusals
 
 sys::Error Bus::stopping_error() {
     return sys::fail(ESHUTDOWN, "the bus is stopping: nothing new is begun");
@@ -361,25 +363,6 @@ sys::Error Bus::with_remedy(std::string_view what, const sys::Error& error) {
             ? "; the host, or the daemon's MemoryMax=, has too little memory for this bus"
             : "";
     return sys::fail(error.code, fmt::format("{}: {}{}", what, error.what, remedy));
-}
-
-void Bus::close() {
-    on_empty_ = nullptr;
-    stopping_ = true;
-    std::vector<Session*> all;
-    for (const auto& [session, owner] : sessions_) {
-        all.push_back(session);
-    }
-    for (Session* session : all) {
-        session->abandon();
-    }
-    for (const auto& [id, publication] : publications_) {
-        publication->close([] {});
-    }
-    lingering_.close();
-    (void)give_way();
-    pool_.close();
-    scope_.close([] {});
 }
 
 }  // namespace ipcbus::daemon

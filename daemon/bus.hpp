@@ -11,6 +11,8 @@
 //   bus.cpp               connections and clients: HELLO, RESUME, their end
 //   bus_turn.cpp          what is done at the end of a turn of the loop, and how much of it
 //   bus_publications.cpp  ADVERTISE, MAPPED, UNADVERTISE; the end of a publication
+//   bus_jobs.cpp          attaching many to many, piece by piece
+//   bus_end.cpp           STOPPING, and waiting for readers
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
@@ -36,18 +38,21 @@ public:
     ~Bus();
 
     void connect(sys::UniqueFd socket, PeerIdentity peer);
+    void refuse_connection(sys::UniqueFd socket, const sys::Error& error);
     /// Live keys hold at once, the others for what is made from now on.
     void set_config(const Config& config);
 
-    /// STOPPING to everybody; `on_empty` once the last connection has gone. From now on nobody is
-    /// told of anything else: clients hang up and go on without a daemon in the rings they have, so
-    /// a hang-up means no death, and membership stays what it was.
+    /// STOPPING to everybody; `on_empty` once the last connection has gone, or soon, when nobody
+    /// has anything left to read. From now on nobody is told of anything else: clients hang up and
+    /// go on without a daemon in the rings they have, so a hang-up means no death, and membership
+    /// stays what it was.
     void stop(std::function<void()> on_empty);
     /// Ends what is left, without waiting; the loop becomes idle.
     void close();
 
     [[nodiscard]] std::size_t connection_count() const { return sessions_.size(); }
     [[nodiscard]] std::size_t client_count() const { return clients_.size(); }
+    [[nodiscard]] std::size_t attachment_count() const { return attachments_.size(); }
 
     // For sessions.
     void hello(Session& session, std::uint64_t request, const protocol::Hello& frame);
@@ -56,8 +61,8 @@ public:
     void advertise(Client& client, std::uint64_t request, const protocol::Advertise& frame);
     void unadvertise(Client& client, std::uint64_t request, Id publication);
     void subscribe(Client& client, std::uint64_t request, const protocol::Subscribe& frame);
-    /// Goes on with a SUBSCRIBE that has many matches. Not to be called without one.
-    void attach_some(Client& client);
+    /// A piece of the client's jobs. Not to be called without one.
+    void go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);
@@ -103,10 +108,14 @@ private:
     void schedule();
     void turn();
     void work_some();
-    void attach_missing();
     void pump_all();
     void ring_some();
+
+    // bus_end.cpp
     void nothing_left();
+    [[nodiscard]] bool drained() const;
+    [[nodiscard]] bool has_unread(const Attachment& attachment) const;
+    void look_whether_drained();
 
     // bus_publications.cpp
     [[nodiscard]] sys::Result<Publication*> new_publication(Client& client,
@@ -123,11 +132,17 @@ private:
     void watch_readers(Publication& publication);
     void stall_time_over();
 
+    // bus_jobs.cpp
+    void meet_readers(Publication& publication);
+    void attach_some(Client& client);
+    void attached_all(Client& client);
+    void retry_next(Client& client);
+
     // bus_attachments.cpp
     [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
                                                   std::string_view what);
-    Attachment* attach(Publication& publication, Subscription& subscription);
-    void complete(Client& client, Subscription& subscription);
+    enum class Attach { done, no_room, bad_ring };
+    Attach attach(Publication& publication, Subscription& subscription);
     void set_reader_end(Attachment& attachment, Attachment::Reader reader_end);
     void end_subscription(Client& client, Subscription& subscription);
     void detach_at_writer(Attachment& attachment);
@@ -162,8 +177,7 @@ private:
     bool turn_scheduled_ = false;
     FairQueue to_work_;
     std::vector<Session*> to_pump_;
-    std::deque<Id> to_ring_;    ///< clients
-    std::set<Id> to_complete_;  ///< clients
+    std::deque<Id> to_ring_;  ///< clients
     std::int64_t log_window_ns_ = 0;
     unsigned log_lines_ = 0;
     std::uint64_t log_lines_left_out_ = 0;
@@ -171,6 +185,7 @@ private:
     std::deque<std::pair<std::int64_t, Id>> overdue_;
     OperationScope scope_;
     Timer stall_timer_;
+    Timer drain_timer_;
     std::function<void()> on_empty_;
     bool stopping_ = false;
 };

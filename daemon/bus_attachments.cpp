@@ -23,8 +23,6 @@ constexpr std::int64_t kSuspensionFactor = 10;
 /// A page of slots, and what the daemon keeps of an attachment, its slot included.
 constexpr std::size_t kSlotsPerCharge = protocol::kPageBytes / sizeof(protocol::CursorSlot);
 constexpr std::size_t kAttachmentBytes = 384;
-/// A few hundred microseconds' work.
-constexpr std::size_t kAttachedAtOnce = 64;
 
 }  // namespace
 
@@ -69,34 +67,6 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
     attach_some(client);
 }
 
-/// What comes from now on is attached when it comes: the subscription is in the registry. Of what
-/// was there, some goes meanwhile.
-void Bus::attach_some(Client& client) {
-    Attaching& work = *client.attaching;
-    Subscription& subscription = client.subscriptions.at(work.subscription);
-    for (std::size_t left = kAttachedAtOnce; left > 0; left--) {
-        if (work.next == work.publications.size() || stopping_) {
-            const Attaching done = std::move(work);
-            client.attaching.reset();
-            if (client.incomplete.count(done.subscription) != 0) {
-                to_complete_.insert(client.id);
-                schedule();
-            }
-            client.session->touch();  // its ATTACHED were held back
-            if (done.request != 0) {
-                client.session->reply(protocol::Subscribed{done.subscription, done.attached},
-                                      done.request);
-            }
-            return;
-        }
-        const auto found = publications_.find(work.publications[work.next++]);
-        if (found != publications_.end() && found->second->registered &&
-            attach(*found->second, subscription) != nullptr) {
-            work.attached++;
-        }
-    }
-}
-
 void Bus::unsubscribe(Client& client, u64 request, Id id) {
     const auto found = client.subscriptions.find(id);
     if (found == client.subscriptions.end()) {
@@ -115,6 +85,7 @@ void Bus::end_subscription(Client& client, Subscription& subscription) {
     }
     const Id id = subscription.id;
     subscriptions_.erase(id);
+    client.incomplete.erase(id);
     client.subscriptions.erase(id);
 }
 
@@ -210,8 +181,8 @@ sys::Result<void> Bus::provide_slots(Client& client, std::size_t count, std::str
     return {};
 }
 
-/// Null: the reader has no room, or the ring's content is a lie.
-Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
+/// Not done: the reader has no room, or the ring's content is a lie.
+Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
     Client& reader = *find_client(subscription.client);
@@ -224,7 +195,7 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
             log_warning("{}: not attached: {}", reader.describe(), room.error().what);
         }
         reader.incomplete.insert(subscription.id);
-        return nullptr;
+        return Attach::no_room;
     }
     const u32 slot = reader.slots.take();
     // [J1] [J2] of protocol/join.hpp; settle() is [J3] and [J4]. The frames [J5] come later, from
@@ -234,13 +205,13 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
     protocol::full_fence();
     protocol::Start start;
     if (!publication.settle(start)) {
-        if (!std::exchange(publication.blamed, true)) {
+        if (!std::exchange(publication.blamed, true) && may_log()) {
             log_warning("{}: the ring of '{}' says what cannot be true: nobody is attached to it",
                         writer.describe(), about.topic);
         }
         reader.slots.give_back(slot);
         changed(publication);
-        return nullptr;
+        return Attach::bad_ring;
     }
     const Id id = registry_.next_id();
     Attachment& attachment = attachments_.add(id);
@@ -266,31 +237,7 @@ Attachment* Bus::attach(Publication& publication, Subscription& subscription) {
         set_reader_end(attachment, Attachment::Reader::ready);
         tell_reader(attachment);
     }
-    return &attachment;
-}
-
-/// Attaches it to what it matches and is not attached to yet.
-void Bus::complete(Client& client, Subscription& subscription) {
-    if (client.attaching && client.attaching->subscription == subscription.id) {
-        client.incomplete.insert(subscription.id);  // it has not been everywhere yet
-        return;
-    }
-    std::set<Id> has;
-    for (const Attachment* attachment : subscription.attachments.all()) {
-        has.insert(attachment->publication->about().id);
-    }
-    for (const Id id : registry_.publications_matching(subscription.filter)) {
-        if (client.slots.free() == 0) {
-            client.incomplete.insert(subscription.id);
-            return;
-        }
-        if (has.count(id) == 0) {
-            (void)attach(*publications_.at(id), subscription);
-            if (client.incomplete.count(subscription.id) != 0) {
-                return;  // no room: nor for those that follow
-            }
-        }
-    }
+    return Attach::done;
 }
 
 void Bus::set_reader_end(Attachment& attachment, Attachment::Reader reader_end) {
@@ -325,7 +272,7 @@ void Bus::detach_at_writer(Attachment& attachment) {
 /// The publication has ended: its writer counts nobody any more.
 void Bus::writer_gone(Attachment& attachment) {
     if (attachment.writer_end != Attachment::Writer::gone) {
-        attachment.writer_end = Attachment::Writer::gone;
+        attachment.publication->membership.forget(attachment);
         if (Client* writer = find_client(attachment.publication->about().publisher)) {
             writer->release_peer(attachment.reader);
             writer->session->touch();
@@ -353,13 +300,14 @@ void Bus::release_if_over(Attachment& attachment) {
     if (!attachment.over()) {
         return;
     }
+    IPCBUS_ASSERT(attachment.chain == 0);  // else its neighbours would go on pointing here
     Publication& publication = *attachment.publication;
     publication.attachments.remove(attachment);
     if (Client* reader = find_client(attachment.reader)) {
         reader->slots.give_back(attachment.slot);
         if (!reader->incomplete.empty()) {
-            to_complete_.insert(reader->id);
-            schedule();
+            reader->retry_after = 0;
+            reader->session->work_later();
         }
     }
     attachments_.erase(attachment);

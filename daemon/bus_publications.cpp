@@ -37,8 +37,11 @@ sys::Result<u32> record_bytes_for(const protocol::Advertise& frame, const RingSi
         return sys::fail(
             EMSGSIZE,
             fmt::format("{}: refused: records of {} bytes, a ring of {} takes {} at "
-                        "most; ask for a larger ring",
-                        what_publication(frame.topic), wanted, format_bytes(ring.bytes), most));
+                        "most; {}",
+                        what_publication(frame.topic), wanted, format_bytes(ring.bytes), most,
+                        most < protocol::record_bytes_max(ring.bytes)
+                            ? "raise record_bytes_max of its [[ring]]"
+                            : "ask for a larger ring"));
     }
     return static_cast<u32>(wanted);
 }
@@ -180,12 +183,14 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
     }
     registry_.add_publication(about.topic, about.id);
     publication.registered = true;
-    for (const Id id : registry_.subscriptions_matching(about.topic)) {
-        Client& reader = *subscriptions_.at(id);
-        attach(publication, reader.subscriptions.at(id));
+    publication.arriving = true;
+    publication.first_readers = registry_.subscriptions_matching(about.topic);
+    std::reverse(publication.first_readers.begin(), publication.first_readers.end());
+    meet_readers(publication);
+    if (publication.arriving) {
+        client.arriving.push_back(about.id);
+        client.session->work_later();
     }
-    client.publications_to_tell.emplace(about.id, &publication);
-    client.session->touch();
 }
 
 // ---------------------------------------------------------------------------------------- MAPPED
@@ -233,7 +238,9 @@ void Bus::sealed(Publication& publication, sys::Result<void> result) {
         // The publisher may be dead already, or have ended it; then there is nobody to tell.
         Client* publisher = publication.ended() ? nullptr : find_client(about.publisher);
         if (publisher == nullptr) {
-            log_warning("{}", error.what);
+            if (may_log()) {
+                log_warning("{}", error.what);
+            }
             release_ring(publication);
             return;
         }

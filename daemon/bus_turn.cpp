@@ -33,7 +33,6 @@ void Bus::schedule() {
 void Bus::turn() {
     // Still `scheduled`: what comes up meanwhile is seen to below.
     work_some();
-    attach_missing();
     if (fd_budget_.take_relief()) {
         for (const auto& [id, client] : clients_) {
             client->session->touch();
@@ -42,7 +41,7 @@ void Bus::turn() {
     pump_all();
     ring_some();
     turn_scheduled_ = false;
-    if (!to_work_.empty() || !to_pump_.empty() || !to_ring_.empty() || !to_complete_.empty()) {
+    if (!to_work_.empty() || !to_pump_.empty() || !to_ring_.empty()) {
         schedule();
     }
 }
@@ -54,12 +53,6 @@ void Bus::session_closed(Session& session) {
         sessions_.erase(&session);
         nothing_left();
     });
-}
-
-void Bus::nothing_left() {
-    if (sessions_.empty() && on_empty_) {
-        std::exchange(on_empty_, nullptr)();
-    }
 }
 
 void Bus::work_later(Session& session) {
@@ -117,22 +110,6 @@ void Bus::ring_some() {
                 to_ring_.push_back(id);  // the rest after what others want
             }
             left -= rung;
-        }
-    }
-}
-
-/// Readers that had no slot left when something came that they subscribe to, and have one now.
-void Bus::attach_missing() {
-    for (const Id id : std::exchange(to_complete_, {})) {
-        Client* client = find_client(id);
-        if (client == nullptr || stopping_) {
-            continue;
-        }
-        for (const Id incomplete : std::exchange(client->incomplete, {})) {
-            if (const auto found = client->subscriptions.find(incomplete);
-                found != client->subscriptions.end()) {
-                complete(*client, found->second);
-            }
         }
     }
 }

@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -59,10 +60,10 @@ struct Subscription {
     Charge charge;
 };
 
-/// A SUBSCRIBE whose matches are too many to be attached at once.
+/// A subscription being attached to publications that may be too many to be attached at once.
 struct Attaching {
     Id subscription = 0;
-    std::uint64_t request = 0;  ///< 0: its connection is no more
+    std::uint64_t request = 0;  ///< SUBSCRIBED is due to it; 0: not, or its connection is no more
     std::vector<Id> publications;
     std::size_t next = 0;
     std::uint32_t attached = 0;
@@ -93,10 +94,18 @@ public:
     [[nodiscard]] bool something_to_tell() const {
         return !publications_to_tell.empty() || !attachments_to_tell.empty();
     }
-    /// Until it is done, no other frame of the client is looked at.
+
+    // Jobs: work that is done piece by piece (Bus::go_on), in turn with what others want. As long
+    // as there is one, no other frame of the client is looked at.
+    std::deque<Id> arriving;  ///< publications of its that readers are being attached to
     std::optional<Attaching> attaching;
-    /// Subscriptions that were not attached to everything they match, for want of slots.
+    /// Subscriptions that were not attached to everything they match, for want of slots. A slot has
+    /// come free since: they are tried again, in turn, those behind the one named here.
     std::set<Id> incomplete;
+    std::optional<Id> retry_after;
+    [[nodiscard]] bool has_job() const {
+        return !arriving.empty() || attaching.has_value() || retry_after.has_value();
+    }
     bool to_ring = false;  ///< it is in the bus's list of those
 
     /// For the log: "client 7 'pump' (uid 1000)".

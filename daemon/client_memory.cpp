@@ -121,6 +121,13 @@ protocol::MailboxPublication& ClientMemory::line(u32 index) const {
                                                             protocol::attention_offset(index));
 }
 
+u64 ClientMemory::cursor(u32 slot) const {
+    const auto* place =
+        reinterpret_cast<const protocol::CursorSlot*>(cursor_.data() + protocol::slot_offset(slot));
+    // relaxed: nothing is ordered by it
+    return place->cursor.load(std::memory_order_relaxed);
+}
+
 void ClientMemory::store_attention(u32 index, u64 number) {
     // [J1] release, for ThreadSanitizer's sake; the caller's full fence [J2] is what orders it.
     line(index).attention.store(number, std::memory_order_release);

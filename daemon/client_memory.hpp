@@ -51,6 +51,9 @@ public:
     [[nodiscard]] sys::Result<void> back_slot(protocol::u32 slot);
     [[nodiscard]] sys::Result<void> back_publication(protocol::u32 index);
 
+    /// Of that slot, which is backed: how far its attachment says it has read.
+    [[nodiscard]] protocol::u64 cursor(protocol::u32 slot) const;
+
     /// Of the publication with that index; below publications_max.
     void store_attention(protocol::u32 index, protocol::u64 number);
     void store_readers(protocol::u32 index, protocol::u32 readers);

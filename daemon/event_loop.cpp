@@ -124,13 +124,18 @@ sys::Result<std::unique_ptr<EventLoop>> EventLoop::create(EventLoopOptions optio
 }
 
 EventLoop::~EventLoop() {
-    // Every owner has gone by now; only closes of descriptors may still be on their way.
-    while (own_scope_->submitted_count_ > 0) {
-        IPCBUS_ASSERT(enter(Wait::block).ok());
-        reap();
+    // Every owner has gone by now; only closes of descriptors may still be on their way. What is
+    // there already comes first: wait_for() may have brought it, and the kernel will not again.
+    for (;;) {
         for (const Completion& completion : std::exchange(completions_, {})) {
             deliver(completion);
         }
+        if (own_scope_->submitted_count_ == 0) {
+            break;
+        }
+        pump_backlog();
+        IPCBUS_ASSERT(enter(Wait::block).ok());
+        reap();
     }
     run_deferred();
     IPCBUS_ASSERT(submitted_count_ == 0);

@@ -6,15 +6,35 @@
 
 namespace ipcbus::daemon {
 
+namespace {
+
+constexpr std::int64_t kAgainNs = 1'000'000'000;
+
+}  // namespace
+
 Lingering::Process::Process(Lingering& all, EventLoop& loop, pid_t process_pid, uid_t process_uid,
-                            sys::UniqueFd process_pidfd)
+                            SharedFd process_pidfd)
     : pid(process_pid),
       uid(process_uid),
       pidfd(std::move(process_pidfd)),
       scope(loop),
-      death(scope, [this, &all](int) { all.remove(*this); }) {}
+      death(scope,
+            [this, &all](int error) {
+                if (error == 0) {
+                    all.remove(*this);
+                } else {
+                    again.start(kAgainNs);  // the kernel is out of memory: that says nothing of it
+                }
+            }),
+      again(scope, [this] { watch(); }) {}
 
-void Lingering::add(pid_t pid, uid_t uid, sys::UniqueFd pidfd, Charge connection,
+void Lingering::Process::watch() {
+    if (pidfd) {
+        death.start(pidfd->get(), POLLIN);
+    }
+}
+
+void Lingering::add(pid_t pid, uid_t uid, SharedFd pidfd, Charge connection,
                     const std::vector<SharedCharge>& rings) {
     // As long as a record's process has not been seen to die, its pid is not another process's.
     Process* process = nullptr;
@@ -26,9 +46,7 @@ void Lingering::add(pid_t pid, uid_t uid, sys::UniqueFd pidfd, Charge connection
     if (process == nullptr) {
         process = &processes_.emplace_back(*this, loop_, pid, uid, std::move(pidfd));
         process->connection = std::move(connection);
-        if (process->pidfd) {
-            process->death.start(process->pidfd.get(), POLLIN);
-        }
+        process->watch();
     }
     process->rings.insert(rings.begin(), rings.end());
 }

@@ -20,10 +20,9 @@ class Lingering {
 public:
     explicit Lingering(EventLoop& loop) : loop_(loop) {}
 
-    /// `pid` 0: not known here, a record of its own. `pidfd` invalid: there was no descriptor to be
-    /// had; then it is never known to be dead. `connection` is what the process counts as from now
-    /// on, if it has no record yet.
-    void add(pid_t pid, uid_t uid, sys::UniqueFd pidfd, Charge connection,
+    /// `pid` 0: not known here, a record of its own. `pidfd` null: it is never known to be dead.
+    /// `connection` is what the process counts as from now on, if it has no record yet.
+    void add(pid_t pid, uid_t uid, SharedFd pidfd, Charge connection,
              const std::vector<SharedCharge>& rings);
     /// Nobody on the bus has that ring any more: those who are here and have it pay.
     void take_over(const SharedCharge& ring);
@@ -34,16 +33,18 @@ public:
 private:
     struct Process {
         Process(Lingering& all, EventLoop& loop, pid_t process_pid, uid_t process_uid,
-                sys::UniqueFd process_pidfd);
+                SharedFd process_pidfd);
+        void watch();
 
         pid_t pid;
         uid_t uid;
-        sys::UniqueFd pidfd;
+        SharedFd pidfd;
         Charge connection;
         std::set<SharedCharge> rings;
         bool over = false;
         OperationScope scope;
         PollOperation death;
+        Timer again;
     };
 
     void remove(Process& process);

@@ -154,22 +154,22 @@ void Listener::add(sys::UniqueFd fd, std::string path, bool made_here) {
     sockets_.push_back(std::make_unique<Socket>(*this, std::move(fd), std::move(path), made_here));
     Socket& socket = *sockets_.back();
     if (made_here) {
-        (void)::stat(socket.path.c_str(), &socket.identity);
+        (void)::lstat(socket.path.c_str(), &socket.identity);
     }
 }
 
 void Listener::accepted(sys::UniqueFd fd) {
     auto peer = identify_peer(fd.get());
     if (!peer) {
-        // Without a pidfd its death could go unnoticed: better refused now, by a hang-up.
+        // Without a pidfd its death could go unnoticed: better refused now.
         if (!std::exchange(refusing_, true)) {
             log_error("connections are refused, their process cannot be watched: {}",
                       peer.error().what);
         }
-        return;
+    } else {
+        refusing_ = false;
     }
-    refusing_ = false;
-    on_connection_(std::move(fd), std::move(peer).value());
+    on_connection_(std::move(fd), std::move(peer));
 }
 
 void Listener::accept_failed(Socket& socket, int error) {

@@ -38,7 +38,8 @@ struct ListenOptions {
 
 class Listener {
 public:
-    using OnConnection = std::function<void(sys::UniqueFd socket, PeerIdentity peer)>;
+    /// An error: whose it is cannot be found out, and it shall be refused.
+    using OnConnection = std::function<void(sys::UniqueFd socket, sys::Result<PeerIdentity> peer)>;
 
     /// Binds and listens on all addresses, or on none; accepts from the first turn on.
     [[nodiscard]] static sys::Result<std::unique_ptr<Listener>>

@@ -44,6 +44,9 @@ int check_config(const CommandLine& command, const daemon::LoadedConfig& loaded)
 }
 
 int serve(const CommandLine& command, daemon::LoadedConfig loaded) {
+    // What is wrong with the configuration goes where everything does before there is one: under
+    // systemd that is the journal, which is to know it for an error.
+    (void)daemon::log_open({});
     if (!loaded.config) {
         for (const std::string& error : loaded.errors) {
             daemon::log_error("{}", error);

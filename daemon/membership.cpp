@@ -59,6 +59,13 @@ void Membership::detach(Attachment& attachment) {
     attachment.writer_end = Attachment::Writer::leaving;
 }
 
+void Membership::forget(Attachment& attachment) {
+    for (AttachmentChain* chain : {&to_attach_, &to_detach_, &attached_, &detached_}) {
+        chain->remove(attachment);
+    }
+    attachment.writer_end = Attachment::Writer::gone;
+}
+
 void Membership::tell_next(protocol::Members& frame) {
     Attachment& attachment = *to_attach_.first();
     attachment.writer_end = Attachment::Writer::told;

@@ -51,6 +51,9 @@ public:
     /// cancelled, else `leaving`.
     void detach(Attachment& attachment);
 
+    /// The writer has gone: the attachment is in no chain any more, and may be erased.
+    void forget(Attachment& attachment);
+
     /// Whether the writer is to be told something now.
     [[nodiscard]] bool due() const { return sent_ == taken_ && number_ != sent_; }
 

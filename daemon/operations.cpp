@@ -9,6 +9,8 @@
 
 #include "sys/clock.hpp"
 
+#include <poll.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -188,9 +190,13 @@ void Timer::prepare(io_uring_sqe& sqe) {
     io_uring_prep_timeout(&sqe, &timespec_, 0, IORING_TIMEOUT_ABS);
 }
 
-void Timer::complete(int, unsigned, bool) {
+void Timer::complete(int result, unsigned, bool) {
     if (!running_) {
         return;
+    }
+    if (result != -ETIME && result != -ECANCELED) {
+        // The kernel has no memory for a timer. Nothing would wake us, so look again soon.
+        (void)::poll(nullptr, 0, 1);
     }
     if (sys::monotonic_ns() < deadline_ns_) {  // started anew meanwhile
         submit();

@@ -7,7 +7,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <functional>
 
 namespace ipcbus::daemon {
 
@@ -47,9 +49,11 @@ void Publication::seal(Done done) {
     // at st_blocks instead would be faster, and wrong: a huge page that its publisher made beyond
     // the end (MADV_COLLAPSE) counts as blocks, and hides holes that he punched elsewhere.
     if (auto sealed = sys::add_seals(writable_->get(), F_SEAL_FUTURE_WRITE); !sealed.ok()) {
-        finish(State::refused, sys::fail(EPERM,
-                                         "the ring cannot be sealed: its publisher had put "
-                                         "a seal of its own there"));
+        const int code = sealed.error().code;
+        finish(State::refused,
+               sys::fail(code, "the ring cannot be sealed: " +
+                                   (code == EPERM ? "its publisher had put a seal of its own there"
+                                                  : sealed.error().what)));
         return;
     }
     reserve();
@@ -94,9 +98,12 @@ sys::Result<void> Publication::format() {
                                       head.data() + protocol::kRingDataOffset, about_.ring_bytes};
     protocol::RingWriter::format(ring, about_.ring_bytes, about_.first_sequence, about_.id,
                                  about_.record_bytes_max);
-    if (::pwrite(writable_->get(), head.data(), head.size(), 0) !=
-        static_cast<ssize_t>(head.size())) {
+    const ssize_t written = ::pwrite(writable_->get(), head.data(), head.size(), 0);
+    if (written < 0) {
         return sys::fail_errno("writing the header of a ring");
+    }
+    if (written != static_cast<ssize_t>(head.size())) {
+        return sys::fail(ENOSPC, "the header of a ring was not written whole");
     }
     if (!ring_.valid()) {  // for settle()
         ring_ = IPCBUS_TRY(map_ring_bytes(writable_->get(), about_.ring_bytes));
@@ -129,8 +136,24 @@ bool Publication::settle(protocol::Start& ret_start) const {
                                   about_.ring_bytes, about_.record_bytes_max, first(), ret_start);
 }
 
+protocol::u64 Publication::newest() const {
+    if (!ring_.valid()) {
+        return 0;
+    }
+    const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
+    // relaxed: nothing is read there
+    return header.newest.load(std::memory_order_relaxed);
+}
+
+bool Publication::will_meet(Id subscription) const {
+    return std::binary_search(first_readers.begin(), first_readers.end(), subscription,
+                              std::greater<>());
+}
+
 void Publication::end() {
     ended_ = true;
+    arriving = false;
+    first_readers = {};
     ring_.reset();
     if (state_ == State::offered) {
         let_go();

@@ -67,6 +67,12 @@ public:
     /// stands in the ring cannot be true.
     [[nodiscard]] bool settle(protocol::Start& ret_start) const;
 
+    /// Position of the newest record, as the ring has it; 0: none, or the ring has ended.
+    [[nodiscard]] protocol::u64 newest() const;
+
+    /// Whether that subscription is one of the first readers, and not attached yet.
+    [[nodiscard]] bool will_meet(Id subscription) const;
+
     /// Nobody joins any more; the daemon's mapping goes.
     void end();
     [[nodiscard]] bool ended() const { return ended_; }
@@ -86,6 +92,8 @@ public:
     bool overdue = false;                 ///< its end is stall_timeout ago
     std::uint64_t advertise_request = 0;  ///< ADVERTISED is due, to this request
     bool registered = false;              ///< the registry knows it
+    bool arriving = false;                ///< ADVERTISED waits for all its first readers
+    std::vector<Id> first_readers;        ///< subscriptions still to be attached then, descending
     bool blamed = false;                  ///< its lies have been logged
 
 private:

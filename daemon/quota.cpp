@@ -91,9 +91,12 @@ sys::Result<Charge> Quota::charge(uid_t uid, const Amounts& amounts, std::string
                             kind.uid_key));
         }
     }
-    const Kind* kind = missing(amounts);
-    if (kind != nullptr && relief_ && relief_()) {
-        kind = missing(amounts);
+    const Kind* kind = missing(amounts, Amounts{});
+    // What is kept for whoever comes goes if that helps, and only as much of it as is needed.
+    if (kind != nullptr && missing(amounts, used_by(kNobody)) == nullptr) {
+        while (kind != nullptr && relief_ && relief_()) {
+            kind = missing(amounts, Amounts{});
+        }
     }
     if (kind != nullptr) {
         return sys::fail(
@@ -108,16 +111,17 @@ sys::Result<Charge> Quota::charge(uid_t uid, const Amounts& amounts, std::string
 }
 
 Charge Quota::charge_bus(const Amounts& amounts) {
-    if (missing(amounts) != nullptr) {
+    if (missing(amounts, Amounts{}) != nullptr) {
         return {};
     }
     take(kNobody, amounts);
     return Charge(*this, kNobody, amounts);
 }
 
-const Kind* Quota::missing(const Amounts& amounts) const {
+const Kind* Quota::missing(const Amounts& amounts, const Amounts& without) const {
     for (const Kind& kind : kKinds) {
-        if (!fits(total_.*kind.count, amounts.*kind.count, total_limits_.*kind.count)) {
+        if (!fits(total_.*kind.count - without.*kind.count, amounts.*kind.count,
+                  total_limits_.*kind.count)) {
             return &kind;
         }
     }

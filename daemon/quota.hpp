@@ -72,8 +72,8 @@ public:
                                              std::string_view what);
     /// What the bus keeps for whoever comes: counted in the total, and nobody's. Empty: no room.
     [[nodiscard]] Charge charge_bus(const Amounts& amounts);
-    /// Asked before a client is refused because of the total: lets go of such things. True: there
-    /// was something.
+    /// Asked before a client is refused because of the total, again until there is room, and only
+    /// if there can be: lets go of one such thing. False: there was nothing.
     void set_relief(std::function<bool()> relief) { relief_ = std::move(relief); }
 
     [[nodiscard]] const Amounts& total() const { return total_; }
@@ -81,8 +81,9 @@ public:
 
 private:
     friend class Charge;
-    /// Of the bus, what is too little for that much more; null if nothing is.
-    [[nodiscard]] const Kind* missing(const Amounts& amounts) const;
+    /// Of the bus, what is too little for that much more; null if nothing is. `without`: of what is
+    /// in use, what need not be.
+    [[nodiscard]] const Kind* missing(const Amounts& amounts, const Amounts& without) const;
     void take(uid_t uid, const Amounts& amounts);
     void give_back(uid_t uid, const Amounts& amounts);
 

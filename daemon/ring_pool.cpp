@@ -7,6 +7,9 @@
 #include "protocol/layout.hpp"
 #include "sys/memfd.hpp"
 
+#include <fcntl.h>
+
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -14,8 +17,11 @@ namespace ipcbus::daemon {
 
 namespace {
 
-/// Larger ones are not kept: they are rare, and would be too much to have lying about.
+/// Larger ones are not kept: they are rare, and would be too much to have lying about. Nor more
+/// than this of all together: fill() makes them before the daemon serves anybody, and whoever needs
+/// their memory waits until they are freed.
 constexpr std::uint64_t kReadyBytesMax = std::uint64_t{4} << 20;
+constexpr std::uint64_t kReadyTotalMax = std::uint64_t{64} << 20;
 
 std::uint64_t memory_bytes(std::uint64_t ring_bytes) {
     return protocol::kRingDataOffset + ring_bytes;
@@ -54,9 +60,10 @@ RingPool::RingPool(EventLoop& loop, Quota& quota)
       fallocate_(scope_, [this](int error) { reserved(error); }) {}
 
 void RingPool::configure(std::uint64_t ring_bytes, std::uint64_t count) {
-    count_ = ring_bytes <= kReadyBytesMax ? count : 0;
+    const std::uint64_t most = kReadyTotalMax / memory_bytes(ring_bytes);
+    count_ = ring_bytes <= kReadyBytesMax ? std::min(count, most) : 0;
     if (ring_bytes_ != ring_bytes) {
-        (void)give_way();
+        let_all_go();
     }
     ring_bytes_ = ring_bytes;
     while (ready_.size() > count_) {
@@ -92,16 +99,30 @@ RingMemory RingPool::take(std::uint64_t ring_bytes) {
     return memory;
 }
 
+/// Its memory is free before it is counted back: the last descriptor of a large one is closed by a
+/// worker, at some time. Not so the one that is being made, which nothing can stop: then the bus is
+/// above its total by one ring, for a millisecond.
 bool RingPool::give_way() {
-    const bool something = !ready_.empty() || making_charge_;
-    ready_.clear();
+    if (!ready_.empty()) {
+        (void)::fallocate(ready_.back().memory.fd->get(),
+                          FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                          static_cast<off_t>(memory_bytes(ring_bytes_)));
+        ready_.pop_back();
+        return true;
+    }
+    const bool something = making_charge_ ? true : false;
     making_charge_.reset();
     return something;
 }
 
+void RingPool::let_all_go() {
+    ready_.clear();
+    making_charge_.reset();
+}
+
 void RingPool::close() {
     count_ = 0;
-    (void)give_way();
+    let_all_go();
     scope_.close([] {});
 }
 

@@ -22,7 +22,8 @@ struct RingMemory {
 /// Reserving up to here takes the loop less than a third of a millisecond; above, a kernel worker
 /// does it.
 inline constexpr std::uint64_t kReservedAtOnceMax = std::uint64_t{1} << 20;
-/// Freeing takes half as long, and nobody waits for that: above this a worker does it.
+/// Freeing takes half as long, and nobody waits for that: above this a worker does it. (It is
+/// counted back when the worker is told: to reserve as much anew takes longer than to free it.)
 inline constexpr std::uint64_t kFreedAtOnceMax = std::uint64_t{256} << 10;
 
 /// A ring's memfd, not reserved yet.
@@ -36,13 +37,13 @@ class RingPool {
 public:
     RingPool(EventLoop& loop, Quota& quota);
 
-    /// `count` rings of `ring_bytes` each from now on; none if they are large.
+    /// `count` rings of `ring_bytes` each from now on; fewer, or none, if they are large.
     void configure(std::uint64_t ring_bytes, std::uint64_t count);
     /// Makes what is missing at once: before anybody waits.
     void fill();
     /// One of that size, if there is one: else `fd` is null. The next one is begun soon.
     [[nodiscard]] RingMemory take(std::uint64_t ring_bytes);
-    /// Lets go of everything, for a client that needs it. False: there was nothing.
+    /// Lets go of one, for a client that needs its room. False: there was nothing.
     bool give_way();
     [[nodiscard]] std::size_t size() const { return ready_.size(); }
     void close();
@@ -57,6 +58,7 @@ private:
     [[nodiscard]] bool begin();
     void reserved(int error);
     bool finish(int error);
+    void let_all_go();
 
     EventLoop& loop_;
     Quota& quota_;

@@ -6,7 +6,6 @@
 #include "log.hpp"
 #include "sys/clock.hpp"
 
-#include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -51,6 +50,7 @@ Session::Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd sock
                  PeerIdentity peer)
     : bus_(bus),
       socket_(std::move(socket)),
+      pidfd_(peer.pidfd ? share(std::move(peer.pidfd)) : SharedFd()),
       peer_(std::move(peer)),
       outbox_(budget, peer_.uid),
       scope_(loop),
@@ -58,23 +58,16 @@ Session::Session(Bus& bus, EventLoop& loop, FdBudget& budget, sys::UniqueFd sock
           scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
           [this](int error) { receive_ended(error); }),
       send_(scope_, [this](int error) { sent(error); }),
-      death_(scope_, [this](int) { died(); }),
+      death_(scope_, [this](int error) { watch_ended(error); }),
       timer_(scope_, [this] { time_is_over(); }) {}
 
 void Session::start(Charge charge) {
     charge_ = std::move(charge);
     recv_.start(socket_.get());
-    if (peer_.pidfd) {
-        death_.start(peer_.pidfd.get(), POLLIN);
+    if (pidfd_) {
+        death_.start(pidfd_->get(), POLLIN);
     }
     timer_.start(kSilenceNs);
-}
-
-sys::UniqueFd Session::duplicate_pidfd() const {
-    if (!peer_.pidfd) {
-        return sys::UniqueFd();
-    }
-    return sys::UniqueFd(::fcntl(peer_.pidfd.get(), F_DUPFD_CLOEXEC, 3));
 }
 
 std::string Session::describe() const {
@@ -108,7 +101,12 @@ void Session::receive_ended(int error) {
     if (state_ == State::closed) {
         return;
     }
-    peer_ended_ = error != ECANCELED;
+    const bool hung_up = error == 0 || error == ECONNRESET || error == EPIPE;
+    if (hung_up || state_ == State::closing) {
+        peer_ended_ = error != ECANCELED;
+    } else if (error != ECANCELED) {
+        receive_error_ = error;
+    }
     work_later();  // first what came before
 }
 
@@ -124,10 +122,12 @@ bool Session::work() {
         return true;
     }
     if (!work_off()) {
-        work_queued_ = true;
-        return false;
+        return std::exchange(work_queued_, true);  // what was done may have queued it already
     }
-    if (peer_ended_) {
+    if (receive_error_ != 0) {
+        const int error = std::exchange(receive_error_, 0);
+        fail(0, sys::fail(error, fmt::format("receiving: {}", std::strerror(error))));
+    } else if (peer_ended_) {
         close();
     } else if (state_ != State::closed && !recv_.submitted()) {
         recv_.start(socket_.get());
@@ -140,8 +140,8 @@ bool Session::work_off() {
     FrameHeader header;
     std::span<const std::byte> fields;
     while (state_ == State::awaiting_hello || state_ == State::active) {
-        if (client_ != nullptr && client_->attaching) {
-            bus_.attach_some(*client_);
+        if (client_ != nullptr && client_->has_job()) {
+            bus_.go_on(*client_);
         } else {
             switch (reader_.next(header, fields)) {
             case FrameReader::Status::need_more:
@@ -352,7 +352,8 @@ void Session::send(Outbox::Chunk chunk) {
 }
 
 void Session::sent(int error) {
-    if (error == ETOOMANYREFS && state_ == State::active && send_.bytes_sent() == 0) {
+    if (error == ETOOMANYREFS && state_ == State::active && send_.bytes_sent() == 0 &&
+        !with_fds_.bytes.empty()) {
         // Too many descriptors of our uid are on the way. Others than ours, or FdBudget would have
         // kept us from it: not this client's fault.
         resend_ = true;
@@ -420,7 +421,12 @@ void Session::time_is_over() {
 
 /// The process has died. What it sent before is still in the socket: shut down, the socket gives
 /// that first, then the end, also if a forked child keeps the other end open.
-void Session::died() {
+void Session::watch_ended(int error) {
+    if (error != 0) {
+        fail(0, sys::fail(error,
+                          fmt::format("the process cannot be watched: {}", std::strerror(error))));
+        return;
+    }
     process_dead_ = true;
     (void)::shutdown(socket_.get(), SHUT_RDWR);
 }

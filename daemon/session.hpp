@@ -38,10 +38,8 @@ public:
     [[nodiscard]] pid_t pid() const { return peer_.pid; }
     /// Known to be dead, by its pidfd.
     [[nodiscard]] bool process_dead() const { return process_dead_; }
-    /// Whether the kernel can tell of the process's death.
-    [[nodiscard]] bool has_pidfd() const { return peer_.pidfd.valid(); }
-    /// A descriptor of its own, to watch the process after the session; invalid if there is none.
-    [[nodiscard]] sys::UniqueFd duplicate_pidfd() const;
+    /// By which the kernel tells of the process's death, also after the session; null: it cannot.
+    [[nodiscard]] const SharedFd& pidfd() const { return pidfd_; }
     /// For the log.
     [[nodiscard]] std::string describe() const;
 
@@ -66,9 +64,11 @@ public:
     /// close(), without waiting for anything.
     void abandon();
 
-    /// Works off frames that have been received, for a slice of time. False: some are left. Called
-    /// by the bus, in turn.
+    /// Works off jobs of the client and frames that have been received, for a slice of time. False:
+    /// some are left. Called by the bus, in turn.
     bool work();
+    /// There is something for work().
+    void work_later();
 
     /// For state frames: the bus adds them in Bus::tell().
     [[nodiscard]] Outbox& outbox() { return outbox_; }
@@ -94,7 +94,6 @@ private:
     [[nodiscard]] std::uint64_t backlog_bytes() const {
         return received_bytes_ - reader_.consumed();
     }
-    void work_later();
     void dispatch(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void dispatch_active(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     template <class Frame>
@@ -108,7 +107,7 @@ private:
     void retry_later();
     void time_is_over();
     void finish_close();
-    void died();
+    void watch_ended(int error);
 
     Bus& bus_;
     State state_ = State::awaiting_hello;
@@ -116,10 +115,12 @@ private:
     bool process_dead_ = false;
     bool work_queued_ = false;  ///< the bus will call work()
     bool peer_ended_ = false;   ///< nothing more will be received
+    int receive_error_ = 0;     ///< nor then
     bool finished_ = false;     ///< the bus has been told to forget it
     std::uint64_t received_bytes_ = 0;
     std::int64_t retry_ns_ = kRetryMinNs;
     sys::UniqueFd socket_;
+    SharedFd pidfd_;
     PeerIdentity peer_;
     Client* client_ = nullptr;
     Charge charge_;

@@ -13,6 +13,12 @@
 
 namespace ipcbus::daemon {
 
+namespace {
+
+constexpr std::int64_t kAgainNs = 100'000'000;
+
+}  // namespace
+
 sys::Result<std::unique_ptr<Signals>> Signals::create(EventLoop& loop,
                                                       std::function<void(int)> on_stop,
                                                       std::function<void()> on_reload) {
@@ -43,12 +49,16 @@ Signals::Signals(EventLoop& loop, sys::UniqueFd fd, std::function<void(int)> on_
       on_stop_(std::move(on_stop)),
       on_reload_(std::move(on_reload)),
       scope_(loop),
-      poll_(scope_, [this](int error) {
-          if (error == 0) {
-              read_all();
-              poll_.start(fd_.get(), POLLIN);
-          }
-      }) {
+      poll_(scope_,
+            [this](int error) {
+                if (error != 0) {
+                    again_.start(kAgainNs);  // out of memory: but never deaf
+                    return;
+                }
+                read_all();
+                poll_.start(fd_.get(), POLLIN);
+            }),
+      again_(scope_, [this] { poll_.start(fd_.get(), POLLIN); }) {
     poll_.start(fd_.get(), POLLIN);
 }
 

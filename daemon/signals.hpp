@@ -33,6 +33,7 @@ private:
     std::function<void()> on_reload_;
     OperationScope scope_;
     PollOperation poll_;
+    Timer again_;
 };
 
 }  // namespace ipcbus::daemon

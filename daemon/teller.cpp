@@ -83,6 +83,9 @@ void Bus::tell(Client& client, Outbox& outbox) {
 /// True: nothing is left to tell for now.
 bool Bus::tell_publication(Client& client, Publication& publication, Outbox& outbox) {
     const auto& about = publication.about();
+    if (publication.arriving) {
+        return true;  // with its last reader it is told of
+    }
     if (publication.advertise_request != 0) {
         if (outbox.credit() < 1) {
             return false;

@@ -8,8 +8,8 @@
 
 #include "bus.hpp"
 #include "log.hpp"
+#include "operations.hpp"
 #include "protocol/frame_reader.hpp"
-#include "sys/clock.hpp"
 #include "sys/fd_passing.hpp"
 
 #include <fcntl.h>
@@ -49,17 +49,25 @@ inline void turns(unsigned count) {
     }
 }
 
-/// Turns until `done`; what should take a millisecond has twenty seconds.
+/// Turns until `done`; what should take a millisecond has twenty seconds. What takes many turns
+/// waits for the kernel, or for a timer of the daemon: then so do we.
 template <class Done>
 void turn_until(Done done) {
     constexpr unsigned kTurnsAtOnce = 64;
-    const auto limit = sys::Deadline::after(20'000'000'000);
+    constexpr std::int64_t kLimitNs = 20'000'000'000;
+    daemon::OperationScope scope(event_loop());
+    bool limit_passed = false;
+    daemon::Timer limit(scope, [&] { limit_passed = true; });
     for (unsigned count = 0; !done(); count++) {
-        FUZZ_CHECK(!limit.passed());
-        if (count > kTurnsAtOnce) {
-            (void)::usleep(200);  // a timer of the daemon is waited for
+        FUZZ_CHECK(!limit_passed);
+        if (count < kTurnsAtOnce) {
+            turns(1);
+            continue;
         }
-        turns(1);
+        if (!limit.running()) {
+            limit.start(kLimitNs);
+        }
+        FUZZ_CHECK(event_loop().run_once(daemon::EventLoop::Wait::block).ok());
     }
 }
 

@@ -35,6 +35,17 @@ public:
         return request_;
     }
 
+    template <class Frame>
+    void send(const Frame& frame) {
+        peer_.put(frame, 0);
+        peer_.flush();
+    }
+
+    /// Whether the answer to a request is there, or has been.
+    bool answered(u64 request) {
+        listen();
+        return answered_.contains(request);
+    }
     /// The answer to a request; nothing if it was refused.
     template <class Frame>
     std::optional<Frame> answer(u64 request) {
@@ -64,6 +75,21 @@ public:
         return answer<protocol::Subscribed>(ask(protocol::Subscribe{filter, 0}));
     }
 
+    /// Forgets their attachments first: with an answer may come that the peer is gone. (None of its
+    /// publications may end meanwhile.)
+    void unsubscribe(const std::vector<u64>& subscriptions) {
+        std::vector<u64> requests;
+        for (const u64 id : subscriptions) {
+            forget(id);
+            requests.push_back(ask(protocol::Unsubscribe{id}));
+            turns(requests.size() % 64 == 0 ? 1 : 0);  // the socket takes so many at once
+            listen();
+        }
+        for (const u64 request : requests) {
+            FUZZ_CHECK(answer<protocol::Done>(request));
+        }
+    }
+
     /// Takes what has come, and does what the protocol wants of it.
     void listen() {
         for (Incoming& incoming : peer_.receive()) {
@@ -82,10 +108,11 @@ public:
     }
 
 private:
-    template <class Frame>
-    void send(const Frame& frame) {
-        peer_.put(frame, 0);
-        peer_.flush();
+    void forget(u64 subscription) {
+        for (const u64 id : of_subscription_[subscription]) {
+            attachments_.erase(id);
+        }
+        of_subscription_.erase(subscription);
     }
 
     void told(const Incoming& incoming) {
@@ -108,6 +135,7 @@ private:
             const auto frame = incoming.as<protocol::Attached>();
             FUZZ_CHECK((pages_[frame.peer] & protocol::kPeerDoorbell) != 0);
             FUZZ_CHECK(attachments_.emplace(frame.attachment, frame.peer).second);
+            of_subscription_[frame.subscription].push_back(frame.attachment);
             FUZZ_CHECK(ever_attached_.insert(frame.attachment).second);
             FUZZ_CHECK(frame.start % protocol::kRecordAlignment == 0);
             return;
@@ -151,6 +179,7 @@ private:
     std::set<u64> answered_;
     std::map<u64, u8> pages_;         ///< of each peer, what was introduced
     std::map<u64, u64> attachments_;  ///< and the writer's client
+    std::map<u64, std::vector<u64>> of_subscription_;
     std::set<u64> ever_attached_;
     std::map<u64, u64> members_;  ///< attachments of readers, and the reader's client
 };

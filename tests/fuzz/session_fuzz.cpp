@@ -130,8 +130,11 @@ private:
             config.limits.per_uid.ring_bytes = 65536;
             bus_->set_config(config);
         } else {
-            const auto end = sys::Deadline::after(1'500'000);  // above stall_timeout
-            turn_until([&] { return end.passed(); });
+            daemon::OperationScope scope(event_loop());
+            bool over = false;
+            daemon::Timer timer(scope, [&over] { over = true; });
+            timer.start(1'500'000);  // above stall_timeout
+            turn_until([&over] { return over; });
         }
     }
 

@@ -285,62 +285,6 @@ TEST_CASE("a thousand connections leave nothing behind") {
           descriptors + 1);
 }
 
-TEST_CASE("SIGTERM: clients are told, the socket is removed, the exit code is 0") {
-    DaemonFixture daemon;
-    RawClient client = RawClient::on_bus(daemon.socket_path());
-    RawClient silent(daemon.socket_path());
-    client.expect_nothing();
-    daemon.process().signal(SIGTERM);
-    (void)client.expect<protocol::Stopping>();
-    silent.expect_hang_up();
-    struct stat status{};
-    CHECK(::stat(daemon.socket_path().c_str(), &status) != 0);
-    client.expect_nothing();  // it is still served while it drains
-    client.close();
-    CHECK(daemon.process().wait().value_or(-1) == 0);
-}
-
-TEST_CASE("SIGTERM: clients go on without the bus, so nobody is told of anything any more") {
-    DaemonFixture daemon("[limits]\ndrain_timeout = \"100ms\"\n");
-    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
-    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
-    const auto subscribed = reader.subscribe("a");
-    const auto advertised = writer.advertise("a");
-    writer.mapped(advertised.publication);
-    (void)writer.expect<protocol::Peer>();
-    writer.taken(writer.expect<protocol::Members>());
-    (void)reader.expect<protocol::Peer>();
-    (void)reader.expect<protocol::Attached>();
-    daemon.process().signal(SIGTERM);
-    (void)reader.expect<protocol::Stopping>();
-    (void)writer.expect<protocol::Stopping>();
-    SUBCASE("the reader leaves first") {
-        writer.send(protocol::Advertise{.topic = "b"});
-        writer.expect_error(ESHUTDOWN);
-        reader.close();
-        writer.expect_hang_up();  // at the end of drain_timeout, and no frame before
-        CHECK(writer.attention(advertised.index) == 1);
-    }
-    SUBCASE("the writer leaves first") {
-        writer.close();
-        reader.expect_nothing();
-        reader.send(protocol::Subscribe{.filter = "b"});
-        reader.expect_error(ESHUTDOWN);
-        reader.unsubscribe(subscribed);
-        reader.expect_hang_up();
-    }
-    CHECK(daemon.process().wait().value_or(-1) == 0);
-}
-
-TEST_CASE("SIGTERM: a client that stays delays the end by drain_timeout at most") {
-    DaemonFixture daemon("[limits]\ndrain_timeout = \"50ms\"\n");
-    RawClient client = RawClient::on_bus(daemon.socket_path());
-    client.expect_nothing();
-    CHECK(daemon.stop().value_or(-1) == 0);
-    (void)client.expect<protocol::Stopping>();
-    client.expect_hang_up();
-}
-
 TEST_CASE("SIGHUP: a good file takes effect, a bad one changes nothing") {
     DaemonFixture daemon("[limits]\nclients = 2\n[limits.per_uid]\nclients = 2\n");
     RawClient first = RawClient::on_bus(daemon.socket_path());

@@ -189,6 +189,27 @@ TEST_CASE("destructors wait for what is in flight") {
     REQUIRE(loop->run_once(EventLoop::Wait::poll).ok());
 }
 
+TEST_CASE("what waiting for one operation has brought of others is not waited for again") {
+    // As when a start fails: rings are on their way out while the rest of the daemon is destroyed.
+    auto loop = make_loop();
+    Pair pair = socket_pair();
+    const Pair silent = socket_pair();
+    loop->close_async(std::move(pair.theirs));
+    {
+        OperationScope scope(*loop);
+        std::deque<daemon::PollOperation> polls;
+        for (int i = 0; i < 20; ++i) {
+            polls.emplace_back(scope, [](int) { FAIL("nothing is to be read"); });
+            polls.back().start(silent.ours.get(), POLLIN);
+        }
+        polls.pop_back();  // submits all, the closing as well
+        char byte;
+        REQUIRE(::read(pair.ours.get(), &byte, 1) == 0);  // a worker has closed it
+        polls.clear();                                    // by now its completion has come, too
+    }
+    loop.reset();
+}
+
 TEST_CASE("full queues lose nothing") {
     // 500 timers and their cancellations through 4 submission and 8 completion entries.
     const auto loop = make_loop({.submission_entries = 4, .completion_entries = 8});

@@ -61,10 +61,13 @@ struct Fixture {
     }
 
     std::unique_ptr<Listener> listen(daemon::ListenOptions options) {
-        auto made = Listener::create(*loop, std::move(options),
-                                     [this](UniqueFd socket, daemon::PeerIdentity peer) {
-                                         arrived.push_back({std::move(socket), std::move(peer)});
-                                     });
+        auto made = Listener::create(*loop, std::move(options), [this](UniqueFd socket, auto peer) {
+            if (peer.ok()) {
+                arrived.push_back({std::move(socket), std::move(peer).value()});
+            } else {
+                refused.push_back(peer.error());
+            }
+        });
         REQUIRE_MESSAGE(made.ok(), (made.ok() ? "" : made.error().what));
         return std::move(made).value();
     }
@@ -84,6 +87,7 @@ struct Fixture {
     std::string path = directory.path() + "/bus.sock";
     std::unique_ptr<EventLoop> loop;
     std::vector<Arrived> arrived;
+    std::vector<sys::Error> refused;
 };
 
 UniqueFd connect(const std::string& path) {
@@ -213,7 +217,7 @@ TEST_CASE("what cannot be bound is refused, and nothing stays") {
     const auto failed = Listener::create(
         *fixture.loop,
         {.addresses = {"unix:" + fixture.path, "unix:/nonexistent/directory/bus.sock"}},
-        [](UniqueFd, daemon::PeerIdentity) {});
+        [](UniqueFd, auto) {});
     REQUIRE_FALSE(failed.ok());
     CHECK(failed.error().what.find("/nonexistent/directory/bus.sock") != std::string::npos);
     CHECK_FALSE(exists(fixture.path));
@@ -255,13 +259,15 @@ TEST_CASE("out of descriptors: no spinning, and accepting goes on afterwards") {
         CHECK(fixture.arrived.empty());
         CHECK(fixture.loop->turns() - before < 10);
 
-        // Room for the socket and not for its pidfd: that connection is refused, nothing hangs.
+        // Room for the socket and not for its pidfd: that connection is to be refused, with why.
         taken.pop_back();
         pollfd hangup{clients[0].get(), POLLIN, 0};
         while (::poll(&hangup, 1, 0) == 0) {
             REQUIRE(fixture.loop->run_once().ok());
         }
         CHECK(fixture.arrived.empty());
+        REQUIRE(!fixture.refused.empty());
+        CHECK(fixture.refused[0].code == EMFILE);
     }
     clients.push_back(connect(fixture.path));
     CHECK(fixture.run_until_arrived(1));

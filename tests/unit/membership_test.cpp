@@ -75,6 +75,43 @@ struct Model {
 
 }  // namespace
 
+TEST_CASE("what is forgotten is in no chain, whichever it was in, and its neighbours are joined") {
+    Model model;
+    Attachment& first = model.attach();
+    Attachment& gone = model.attach();
+    Attachment& last = model.attach();
+    SUBCASE("to be told") {}
+    SUBCASE("told") { (void)frame_of(model.membership); }
+    SUBCASE("to leave") {
+        const auto frame = frame_of(model.membership);
+        model.take(frame.number);
+        for (Attachment* attachment : {&first, &gone, &last}) {
+            model.membership.raise();
+            model.membership.detach(*attachment);
+        }
+    }
+    SUBCASE("told to leave") {
+        const auto frame = frame_of(model.membership);
+        model.take(frame.number);
+        for (Attachment* attachment : {&first, &gone, &last}) {
+            model.membership.raise();
+            model.membership.detach(*attachment);
+        }
+        (void)frame_of(model.membership);
+    }
+    const auto chain = first.chain;
+    model.membership.forget(gone);
+    CHECK((gone.chain == 0));
+    CHECK((gone.writer_end == Attachment::Writer::gone));
+    CHECK((first.chain == chain));
+    CHECK(first.next == &last);
+    CHECK(last.previous == &first);
+    model.membership.forget(first);
+    model.membership.forget(last);
+    CHECK((last.chain == 0));
+    CHECK(model.membership.next() == nullptr);
+}
+
 TEST_CASE("one round at a time; what cancels leaves its number") {
     Model model;
     CHECK(!model.membership.due());

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <cerrno>
+#include <vector>
 
 using ipcbus::daemon::Amounts;
 using ipcbus::daemon::Charge;
@@ -107,6 +108,35 @@ TEST_CASE("a limit lowered below what is in use refuses what comes, and takes no
     CHECK(!quota.charge(6, Amounts{.clients = 1}, "client").ok());
     // What needs none of what ran out still goes.
     CHECK(quota.charge(6, Amounts{.publications = 1}, "publication").ok());
+}
+
+TEST_CASE("what is kept for whoever comes goes as far as needed, and only if that helps") {
+    LimitsConfig config = limits();
+    config.per_uid = config.total;
+    Quota quota(config);
+    std::vector<Charge> kept;
+    for (int i = 0; i < 4; i++) {
+        kept.push_back(quota.charge_bus(Amounts{.descriptors = 1, .ring_bytes = 1 << 17}));
+    }
+    quota.set_relief([&kept] {
+        const bool something = !kept.empty();
+        if (something) {
+            kept.pop_back();
+        }
+        return something;
+    });
+    const auto held = quota.charge(1, Amounts{.ring_bytes = 1 << 19}, "x");
+    CHECK(held.ok());
+    CHECK(kept.size() == 4);
+    CHECK(!quota.charge(2, Amounts{.ring_bytes = (1 << 19) + 1}, "x").ok());
+    CHECK(!quota.charge(2, Amounts{.clients = 4, .ring_bytes = 1}, "x").ok());
+    CHECK(kept.size() == 4);
+    const auto more = quota.charge(2, Amounts{.ring_bytes = 1 << 18}, "x");
+    CHECK(more.ok());
+    CHECK(kept.size() == 2);
+    CHECK(!quota.charge(2, Amounts{.descriptors = 21}, "x").ok());
+    CHECK(quota.charge(2, Amounts{.descriptors = 20}, "x").ok());
+    CHECK(kept.size() == 0);
 }
 
 TEST_CASE("huge wishes do not overflow") {

@@ -7,7 +7,10 @@
 #include "protocol/layout.hpp"
 #include "sys/memfd.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+
+#include <filesystem>
 
 using ipcbus::daemon::Amounts;
 using ipcbus::daemon::LimitsConfig;
@@ -45,6 +48,18 @@ struct Fixture {
     Quota quota;
     RingPool pool;
 };
+
+/// Another descriptor of the one ring that there is.
+sys::UniqueFd ring_of_this_process() {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+        std::error_code ignored;
+        const std::string name = std::filesystem::read_symlink(entry, ignored).string();
+        if (name.find("memfd:ipcbus-ring") != std::string::npos) {
+            return sys::UniqueFd(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+        }
+    }
+    return {};
+}
 
 }  // namespace
 
@@ -85,9 +100,35 @@ TEST_CASE("it takes only room that is there, and gives it to who asks") {
     CHECK(f.pool.size() == 3);
     const auto charge = f.quota.charge(7, Amounts{.ring_bytes = 2 * kMemory}, "x");
     CHECK(charge.ok());
-    CHECK(f.pool.size() == 0);
-    CHECK(f.quota.total().ring_bytes == 2 * kMemory);
+    CHECK(f.pool.size() == 1);  // no more than was needed
+    CHECK(f.quota.total().ring_bytes == 3 * kMemory);
     CHECK(!f.quota.charge(7, Amounts{.ring_bytes = 2 * kMemory}, "x").ok());
+    CHECK(f.pool.size() == 1);  // it would not have helped
+}
+
+TEST_CASE("what it gives way with is free before it is counted as free") {
+    constexpr std::uint64_t kLarge = std::uint64_t{1} << 20;  // a worker closes such
+    Fixture f(9);
+    f.pool.configure(kLarge, 1);
+    f.pool.fill();
+    REQUIRE(f.pool.size() == 1);
+    const sys::UniqueFd held = ring_of_this_process();
+    struct stat status{};
+    REQUIRE(::fstat(held.get(), &status) == 0);
+    CHECK(status.st_blocks >= static_cast<blkcnt_t>(kLarge / 512));
+    const auto charge = f.quota.charge(7, Amounts{.ring_bytes = 9 * kMemory}, "x");
+    CHECK(charge.ok());
+    REQUIRE(::fstat(held.get(), &status) == 0);
+    CHECK(status.st_blocks == 0);
+}
+
+TEST_CASE("however many it shall keep, they are not more than 64 MiB") {
+    constexpr std::uint64_t kLarge = std::uint64_t{4} << 20;
+    Fixture f(1000);
+    f.pool.configure(kLarge, 1024);
+    f.pool.fill();
+    CHECK(f.pool.size() > 0);
+    CHECK(f.quota.total().ring_bytes <= std::uint64_t{64} << 20);
 }
 
 TEST_CASE("empty, it is filled again when somebody asks and there is room") {

@@ -170,7 +170,8 @@ private:
 
     /// A client hears of others only in its calls, and memory that is handed to it waits in its
     /// socket until then, of which the system allows a user only so much. So each is made to
-    /// listen, in turn, until all subscriptions have what they match.
+    /// listen, in turn, until all subscriptions have what they match. There is no one thing to wait
+    /// for: each of thousands of clients has a connection of its own.
     void attach_all() {
         constexpr ::useconds_t kPauseUs = 200;
         const sys::Deadline deadline = sys::Deadline::after(kAttachNs);

@@ -7,9 +7,13 @@
 #include "sys/clock.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +24,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
+#include <string_view>
 
 namespace ipcbus::bench {
 
@@ -31,7 +37,9 @@ namespace {
 
 constexpr std::int64_t kStartNs = 10'000'000'000;
 constexpr std::int64_t kStopNs = 5'000'000'000;
-constexpr ::useconds_t kPollUs = 2'000;
+/// A daemon that was built without libsystemd does not say that it is ready: then the socket is
+/// looked at so often. The first look is early, since such a daemon is soon there, too.
+constexpr int kLookMs = 20;
 
 /// Nobody else is on this bus who would have to be kept from taking all of it: limits are as high
 /// as they can be, and the same for one user; for rings, half of the memory.
@@ -71,6 +79,34 @@ std::string find_daemon() {
     return "ipcbusd";  // execvp looks in PATH
 }
 
+/// Where the daemon says that it is ready, see sd_notify(3).
+Result<sys::UniqueFd> listen_to_notifications(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path)) {
+        return fail(ENAMETOOLONG, path + ": too long for a socket; choose another TMPDIR");
+    }
+    path.copy(address.sun_path, path.size());
+    sys::UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket ||
+        ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+        return fail(errno, path + ": " + std::strerror(errno));
+    }
+    return socket;
+}
+
+bool is_ready(int notifications) {
+    char text[512];
+    ssize_t bytes = 0;
+    while ((bytes = ::recv(notifications, text, sizeof(text), 0)) >= 0) {
+        const std::string_view lines(text, static_cast<std::size_t>(bytes));
+        if (lines.starts_with("READY=1") || lines.find("\nREADY=1") != lines.npos) {
+            return true;
+        }
+    }
+    return false;
+}
+
 }  // namespace
 
 Result<void> PrivateBus::start(const std::string& program) {
@@ -82,6 +118,7 @@ Result<void> PrivateBus::start(const std::string& program) {
     }
     directory_ = name;
     std::ofstream(config_path()) << config();
+    const sys::UniqueFd notifications = IPCBUS_TRY(listen_to_notifications(notify_path()));
     const std::string found = program.empty() ? find_daemon() : program;
     const pid_t parent = ::getpid();
     pid_ = ::fork();
@@ -91,17 +128,26 @@ Result<void> PrivateBus::start(const std::string& program) {
     if (pid_ == 0) {
         become(found, parent);
     }
-    const sys::Deadline deadline = sys::Deadline::after(kStartNs);
-    while (!sys::connect_unix(socket_path(), 0).ok()) {
-        if (reap(0)) {
-            return fail(ECHILD, found + " ended: " + last_words());
-        }
-        if (deadline.passed() || tools::stop_signal() != 0) {
-            return fail(ETIMEDOUT, found + " cannot be connected to");
-        }
-        (void)::usleep(kPollUs);
+    pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    if (!pidfd_) {
+        return fail_errno("pidfd_open");
     }
-    return {};
+    return wait_until_ready(notifications.get(), found);
+}
+
+Result<void> PrivateBus::wait_until_ready(int notifications, const std::string& program) {
+    const sys::Deadline deadline = sys::Deadline::after(kStartNs);
+    while (!deadline.passed() && tools::stop_signal() == 0) {
+        pollfd events[] = {{notifications, POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+        (void)::poll(events, std::size(events), kLookMs);
+        if (is_ready(notifications) || sys::connect_unix(socket_path(), 0).ok()) {
+            return {};
+        }
+        if (reap(0)) {
+            return fail(ECHILD, program + " ended: " + last_words());
+        }
+    }
+    return fail(ETIMEDOUT, program + " cannot be connected to");
 }
 
 void PrivateBus::become(const std::string& program, pid_t parent) const {
@@ -120,8 +166,10 @@ void PrivateBus::become(const std::string& program, pid_t parent) const {
         ::dup2(log, STDERR_FILENO) < 0) {
         ::_exit(1);
     }
-    (void)::unsetenv("NOTIFY_SOCKET");
-    (void)::unsetenv("LISTEN_FDS");
+    (void)::setenv("NOTIFY_SOCKET", notify_path().c_str(), 1);
+    for (const char* name : {"WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}) {
+        (void)::unsetenv(name);
+    }
     const std::string listen = address();
     const std::string config = config_path();
     ::execlp(program.c_str(), "ipcbusd", "-c", config.c_str(), "--listen", listen.c_str(), nullptr);
@@ -149,7 +197,8 @@ bool PrivateBus::reap(std::int64_t timeout_ns) {
         } else if (deadline.passed()) {
             return false;
         } else {
-            (void)::usleep(kPollUs);
+            pollfd end{pidfd_.get(), POLLIN, 0};
+            (void)::poll(&end, 1, static_cast<int>(deadline.remaining_ns() / 1'000'000 + 1));
         }
     }
     return true;
@@ -165,6 +214,7 @@ void PrivateBus::stop() {
     }
     if (!directory_.empty()) {
         (void)::unlink(socket_path().c_str());
+        (void)::unlink(notify_path().c_str());
         (void)::unlink(log_path().c_str());
         (void)::unlink(config_path().c_str());
         (void)::rmdir(directory_.c_str());

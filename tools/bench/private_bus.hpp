@@ -5,6 +5,7 @@
 #pragma once
 
 #include "sys/result.hpp"
+#include "sys/unique_fd.hpp"
 
 #include <sys/types.h>
 
@@ -29,6 +30,8 @@ private:
     [[nodiscard]] std::string socket_path() const { return directory_ + "/bus.sock"; }
     [[nodiscard]] std::string log_path() const { return directory_ + "/log"; }
     [[nodiscard]] std::string config_path() const { return directory_ + "/ipcbusd.toml"; }
+    [[nodiscard]] std::string notify_path() const { return directory_ + "/notify"; }
+    [[nodiscard]] sys::Result<void> wait_until_ready(int notifications, const std::string& program);
     [[noreturn]] void become(const std::string& program, pid_t parent) const;
     [[nodiscard]] std::string last_words() const;
     [[nodiscard]] bool reap(std::int64_t timeout_ns);
@@ -36,6 +39,7 @@ private:
 
     std::string directory_;  // empty: not started
     pid_t pid_ = -1;
+    sys::UniqueFd pidfd_;
 };
 
 }  // namespace ipcbus::bench

@@ -2,14 +2,16 @@
 // Starting and ending a server; is anybody listening.
 #include "peers/server.hpp"
 
-#include "sys/unique_fd.hpp"
+#include "sys/clock.hpp"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,7 +23,8 @@
 namespace ipcbus::bench {
 namespace {
 
-constexpr int kReadyMs = 10'000;
+constexpr std::int64_t kReadyNs = 10'000'000'000;
+constexpr int kAskMs = 1;
 constexpr int kEndMs = 3'000;
 
 sockaddr_in localhost(int port) {
@@ -77,15 +80,16 @@ std::string Server::start(const std::vector<std::string>& argv, const std::strin
         pid_ = 0;
         return "cannot fork";
     }
-    for (int waited_ms = 0; waited_ms < kReadyMs; waited_ms++) {
+    end_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    // Its end is waited for; that it is ready each says in another way, if at all: that is asked.
+    const sys::Deadline deadline = sys::Deadline::after(kReadyNs);
+    while (!deadline.passed()) {
         if (ready()) {
             return {};
         }
-        if (::waitpid(pid_, nullptr, WNOHANG) == pid_) {
-            pid_ = 0;
+        if (ended_within(kAskMs)) {
             return argv.front() + " ended at once";
         }
-        ::usleep(1000);
     }
     return argv.front() + " is not ready after 10 s";
 }
@@ -95,14 +99,20 @@ Server::~Server() {
         return;
     }
     ::kill(pid_, SIGTERM);
-    for (int waited_ms = 0; waited_ms < kEndMs; waited_ms++) {
-        if (::waitpid(pid_, nullptr, WNOHANG) == pid_) {
-            return;
-        }
-        ::usleep(1000);
+    if (!ended_within(kEndMs)) {
+        ::kill(pid_, SIGKILL);
+        ::waitpid(pid_, nullptr, 0);
     }
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
+}
+
+bool Server::ended_within(int timeout_ms) {
+    pollfd end{end_.get(), POLLIN, 0};
+    (void)::poll(&end, 1, timeout_ms);
+    if (::waitpid(pid_, nullptr, WNOHANG) != pid_) {
+        return false;
+    }
+    pid_ = 0;
+    return true;
 }
 
 bool Server::answers(const std::string& unix_path) {

@@ -4,6 +4,8 @@
 // parent, before it forks; the copy in a forked child does not end it.
 #pragma once
 
+#include "sys/unique_fd.hpp"
+
 #include <functional>
 #include <string>
 #include <sys/types.h>
@@ -34,8 +36,11 @@ public:
     [[nodiscard]] static std::string find(const std::string& program);
 
 private:
+    [[nodiscard]] bool ended_within(int timeout_ms);
+
     pid_t pid_ = 0;
     pid_t owner_ = 0;
+    sys::UniqueFd end_;  ///< a pidfd
 };
 
 }  // namespace ipcbus::bench

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Jobs: attaching a subscription to all publications that it matches, a publication to all
+// subscriptions, and both once more when there is room. Any of these can be tens of thousands, so
+// they are done piece by piece, in turn with what others want: each belongs to the client that
+// caused it, and its session goes on with it before it looks at the client's next frame. Part of
+// the bus (bus.hpp), the daemon's one thread.
+//
+// A pair that matches is attached once: by whichever of the two came later, at once or in its job;
+// or, if there was no room, when there is. The latter leaves pairs alone that a job will come to.
+#include "bus.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+namespace ipcbus::daemon {
+
+namespace {
+
+/// A few hundred microseconds' work.
+constexpr std::size_t kAttachedAtOnce = 64;
+
+}  // namespace
+
+void Bus::go_on(Client& client) {
+    if (!client.arriving.empty()) {
+        const auto found = publications_.find(client.arriving.front());
+        if (found != publications_.end() && found->second->arriving) {
+            meet_readers(*found->second);
+        }
+        if (found == publications_.end() || !found->second->arriving) {
+            client.arriving.pop_front();
+        }
+    } else if (client.attaching) {
+        attach_some(client);
+    } else {
+        retry_next(client);
+    }
+}
+
+/// Who subscribes from now on attaches to it: it is in the registry. Of who was there, some go
+/// meanwhile.
+void Bus::meet_readers(Publication& publication) {
+    std::vector<Id>& left = publication.first_readers;
+    for (std::size_t i = 0; i < kAttachedAtOnce && !left.empty() && !stopping_; i++) {
+        const Id id = left.back();
+        left.pop_back();
+        if (const auto owner = subscriptions_.find(id); owner != subscriptions_.end()) {
+            (void)attach(publication, owner->second->subscriptions.at(id));
+        }
+    }
+    if (left.empty() || stopping_) {
+        left = {};
+        publication.arriving = false;
+        changed(publication);  // ADVERTISED is due
+    }
+}
+
+/// What comes from now on is attached when it comes: the subscription is in the registry. Of what
+/// was there, some goes meanwhile.
+void Bus::attach_some(Client& client) {
+    Attaching& work = *client.attaching;
+    Subscription& subscription = client.subscriptions.at(work.subscription);
+    for (std::size_t i = 0; i < kAttachedAtOnce; i++) {
+        if (work.next == work.publications.size() || stopping_) {
+            attached_all(client);
+            return;
+        }
+        const auto found = publications_.find(work.publications[work.next++]);
+        if (found == publications_.end() || !found->second->registered) {
+            continue;
+        }
+        const Attach result = attach(*found->second, subscription);
+        work.attached += result == Attach::done ? 1 : 0;
+        if (result == Attach::no_room) {  // nor for those that follow, of this client
+            client.retry_after.reset();
+            attached_all(client);
+            return;
+        }
+    }
+}
+
+void Bus::attached_all(Client& client) {
+    const Attaching done = std::move(*client.attaching);
+    client.attaching.reset();
+    client.session->touch();  // its ATTACHED were held back
+    if (done.request != 0) {
+        client.session->reply(protocol::Subscribed{done.subscription, done.attached}, done.request);
+    }
+}
+
+/// The next subscription that lacks something is attached to what it lacks.
+void Bus::retry_next(Client& client) {
+    const auto next = client.incomplete.upper_bound(*client.retry_after);
+    if (next == client.incomplete.end() || stopping_) {
+        client.retry_after.reset();
+        return;
+    }
+    const Id id = *next;
+    client.retry_after = id;
+    client.incomplete.erase(next);
+    const Subscription& subscription = client.subscriptions.at(id);
+    std::vector<Id> has;
+    for (const Attachment* attachment : subscription.attachments.all()) {
+        has.push_back(attachment->publication->about().id);
+    }
+    std::sort(has.begin(), has.end());
+    const std::vector<Id> matches = registry_.publications_matching(subscription.filter);
+    std::vector<Id> lacks;
+    std::set_difference(matches.begin(), matches.end(), has.begin(), has.end(),
+                        std::back_inserter(lacks));
+    std::erase_if(lacks, [&](Id one) { return publications_.at(one)->will_meet(id); });
+    client.attaching = Attaching{id, 0, std::move(lacks)};
+}
+
+}  // namespace ipcbus::daemon
