@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: doorbell pages, which every peer may write, are filled with zeros, ones and noise, rung
+// without end, and taken away under their owners' hands: those are woken all the same, and sleep
+// all the same when there is nothing.
+// Method: a raw client, peer of two bystanders, who sleep for each message, and of one who waits
+// for what never comes. Bounds: the bystanders get every message; who is rung all the time for
+// nothing uses less than a quarter of a CPU.
+#include "bus_client.hpp"
+#include "bystanders.hpp"
+#include "daemon_fixture.hpp"
+#include "raw_client.hpp"
+
+#include "sys/clock.hpp"
+#include "sys/futex.hpp"
+
+#include <fcntl.h>
+
+#include <ctime>
+#include <random>
+
+using namespace ipcbus;
+using namespace ipcbus::test;
+using protocol::u32;
+using protocol::u64;
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+constexpr timespec kPause{0, 100'000};
+
+struct Scene {
+    Milestone ready;
+    std::atomic<u32> over{0};
+    std::atomic<u64> waits{0};
+    std::atomic<std::int64_t> permille{0};  ///< of a CPU, in the worst of the waits
+};
+
+/// Doorbell pages of all peers.
+class Ringer {
+public:
+    explicit Ringer(const std::string& socket_path)
+        : client_(RawClient::on_bus(socket_path, "ringer")) {
+        client_.mapped(client_.advertise("hostile/nothing", 4096).publication);
+        client_.subscribe("bystander/#", protocol::ReaderMode::lossy);
+    }
+    void find(std::size_t count) {
+        const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+        while (pages_.size() < count) {
+            REQUIRE(!deadline.passed());
+            for (Incoming& incoming : client_.drain()) {
+                if (incoming.header.type == protocol::FrameType::members) {
+                    client_.taken(decoded<protocol::Members>(incoming));
+                } else if (incoming.header.type == protocol::FrameType::peer) {
+                    add(incoming);
+                }
+            }
+        }
+    }
+    /// What one client uses of a page, all words: waiters, and who sleeps at its publications.
+    template <class Value>
+    void fill(Value&& value) {
+        for (const Page& page : pages_) {
+            for (u32 waiter = 0; waiter < 4; waiter++) {
+                fill(page, protocol::waiter_offset(waiter), sizeof(protocol::DoorbellWaiter),
+                     value);
+            }
+            fill(page, protocol::sleepers_offset(page.geometry, 0), 4096, value);
+        }
+    }
+    void wake() {
+        for (const Page& page : pages_) {
+            for (u32 waiter = 0; waiter < 4; waiter++) {
+                auto* words = reinterpret_cast<protocol::DoorbellWaiter*>(page.memory.data());
+                words[waiter].bell.fetch_add(1);
+                sys::futex_wake_all(words[waiter].bell);
+            }
+        }
+    }
+    /// Takes the memory away under their hands; what is touched again is zero.
+    void punch() {
+        for (const Page& page : pages_) {
+            REQUIRE(::fallocate(page.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                                static_cast<off_t>(page.memory.bytes())) == 0);
+        }
+    }
+
+private:
+    struct Page {
+        sys::UniqueFd fd;
+        sys::Mapping memory;
+        protocol::Geometry geometry;
+    };
+
+    void add(Incoming& incoming) {
+        const auto peer = decoded<protocol::Peer>(incoming);
+        if ((peer.pages & protocol::kPeerDoorbell) == 0) {
+            return;
+        }
+        sys::UniqueFd fd = std::move(incoming.fds.back());
+        auto memory = sys::map_shared(fd.get(), 0, protocol::doorbell_bytes(peer.geometry),
+                                      sys::Access::read_write);
+        REQUIRE(memory.ok());
+        pages_.push_back({std::move(fd), std::move(memory).value(), peer.geometry});
+    }
+    template <class Value>
+    static void fill(const Page& page, u64 offset, u64 bytes, Value&& value) {
+        auto* words = reinterpret_cast<std::atomic<u64>*>(page.memory.data() + offset);
+        for (u64 i = 0; i < bytes / 8; i++) {
+            words[i].store(value(), std::memory_order_relaxed);
+        }
+    }
+
+    RawClient client_;
+    std::vector<Page> pages_;
+};
+
+std::int64_t own_cpu_ns() {
+    timespec used{};
+    (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return used.tv_sec * kSecondNs + used.tv_nsec;
+}
+
+/// Waits for what never comes.
+int idle(const std::string& address, Scene& scene) {
+    const Bus bus = connect(address, "idle");
+    const Subscriber in = subscribe(bus, "hostile/#");
+    scene.ready.raise();
+    while (scene.over == 0) {
+        const std::int64_t begin_ns = sys::monotonic_ns();
+        const std::int64_t used_ns = own_cpu_ns();
+        must_be(receive(in, 200 * kMillisecondNs).result == -ETIMEDOUT, "something came");
+        // Of the waits, the worst.
+        const std::int64_t waited_ns = sys::monotonic_ns() - begin_ns;
+        const std::int64_t permille = (own_cpu_ns() - used_ns) * 1000 / waited_ns;
+        scene.permille = std::max<std::int64_t>(scene.permille, permille);
+        scene.waits++;
+    }
+    return 0;
+}
+
+}  // namespace
+
+TEST_CASE("doorbell pages of others, written over all the time: they are woken all the same") {
+    DaemonFixture daemon;
+    Bystanders bystanders(daemon.address(), "hostile/#");
+    const SharedBlock<Scene> scene;
+    ChildProcess sleeper = ChildProcess::fork([&] { return idle(daemon.address(), *scene); });
+    REQUIRE(scene->ready.wait(1));
+    Ringer ringer(daemon.socket_path());
+    ringer.find(3);
+    std::mt19937_64 random(1);
+    const auto attack = [&](const std::string& what, auto&& deed) {
+        INFO(what);
+        const u64 trips = bystanders.trips() + 20;
+        const u64 enough = scene->waits + 2;  // one of them from its beginning to its end
+        scene->permille = 0;
+        const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+        while (bystanders.trips() < trips || scene->waits < enough) {
+            REQUIRE(!deadline.passed());
+            deed();
+            REQUIRE(sleeper.running());
+        }
+        if (!kSanitized) {
+            CHECK(scene->permille < 50);
+        }
+        MESSAGE(what, ": the one that is rung for nothing uses ", scene->permille.load(),
+                " permille of a CPU; the longest trip ", bystanders.longest_trip_ns() / 1000,
+                " us");
+    };
+    attack("nothing", [] { (void)::nanosleep(&kPause, nullptr); });
+    attack("zeros", [&] { ringer.fill([] { return u64{0}; }); });
+    attack("ones", [&] { ringer.fill([] { return ~u64{0}; }); });
+    attack("ones, and wakes", [&] {
+        ringer.fill([] { return ~u64{0}; });
+        ringer.wake();
+    });
+    attack("noise, and wakes", [&] {
+        ringer.fill([&] { return random(); });
+        ringer.wake();
+    });
+    attack("wakes alone", [&] { ringer.wake(); });
+    attack("holes", [&] {
+        ringer.punch();
+        (void)::nanosleep(&kPause, nullptr);  // the kernel must map the pages again, for everybody
+    });
+    scene->over = 1;
+    CHECK(sleeper.wait() == 0);
+    bystanders.expect_trips();
+}
