@@ -18,6 +18,11 @@ CAT = os.environ["IPCBUS_TEST_CAT"]
 # Seconds; who needs them has failed. A machine that is so many times slower says so.
 LONG = 30 * int(os.environ.get("IPCBUS_TEST_PATIENCE", "1"))
 
+# Whoever runs the tests in the background ignores some signals, and the tools would, too.
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
+
 
 class Result:
     def __init__(self, code, out, err):
