@@ -27,7 +27,7 @@ struct Holdings {
 
     bool operator==(const Holdings&) const = default;
     [[nodiscard]] std::string text() const;
-    /// Connections with a client.
+    /// Descriptors of that kind.
     [[nodiscard]] unsigned count(const std::string& kind) const;
 };
 [[nodiscard]] Holdings holdings_of(pid_t pid);

@@ -112,8 +112,8 @@ public:
             REQUIRE(number < 1000);
             number++;
         }
-        // It was made at all. (Whether shutdown() is depends on which is heard of first, the hang-up
-        // or the death of the process.)
+        // It was made at all. (Whether shutdown() is depends on which is heard of first, the
+        // hang-up or the death of the process.)
         if (number > 1 || fault_.call != Call::shutdown) {
             CHECK(number > 1);
             CHECK(live(1, fault_.many, failures));

@@ -4,7 +4,7 @@
 // all the same when there is nothing.
 // Method: a raw client, peer of two bystanders, who sleep for each message, and of one who waits
 // for what never comes. Bounds: the bystanders get every message; who is rung all the time for
-// nothing uses less than a quarter of a CPU.
+// nothing uses less than a twentieth of a CPU.
 #include "bus_client.hpp"
 #include "bystanders.hpp"
 #include "daemon_fixture.hpp"

@@ -5,7 +5,7 @@
 // Method: a private ipcbusd; raw visitors, one a case, beside a raw neighbour whose ids they name,
 // and bystanders, who exchange messages all the time.
 // Bounds: the bystanders get every message; the neighbour keeps everything; the daemon ends with
-// the descriptors it began with, and no more than 4 MiB more memory.
+// the descriptors it began with, or one more, and no more than 4 MiB more memory.
 #include "bystanders.hpp"
 #include "daemon_fixture.hpp"
 #include "ledger.hpp"

@@ -27,7 +27,7 @@ public:
     PublisherRole(const test::Bus& bus, Scene& scene, std::uint64_t seed, bool alone)
         : bus_(bus), scene_(scene), dice_(seed), alone_(alone) {}
 
-    /// Until the round is over, or the process is killed. False: no sender's number is left.
+    /// Until the round is over, the process is killed, or no sender's number is left.
     void play();
 
 private:

@@ -30,7 +30,7 @@ public:
     [[nodiscard]] std::uint64_t expect_victim();
     /// It has come to the mark.
     void before_call();
-    /// The call waits. "": it has been helped, if it can be.
+    /// The call waits: does what it waits for, if that can be done.
     void help();
     /// The victim stands still. "": those who live go on; else the fault.
     [[nodiscard]] std::string check_beside_stopped();
