@@ -34,9 +34,10 @@ Attached::Attached(const protocol::Attached& told, CountedRing&& of_ring, Feed& 
     (void)of_ring.release();  // the count is this attachment's from here on
 }
 
-void Subscriber::end(u64 attachment, protocol::EndReason reason) {
-    const auto is_it = [attachment](const auto* attached) {
-        return static_cast<const Attached*>(attached)->id == attachment;
+void Subscriber::end(const Link* link, u64 attachment, protocol::EndReason reason) {
+    const auto is_it = [link, attachment](const auto* candidate) {
+        const auto* attached = static_cast<const Attached*>(candidate);
+        return attached->id == attachment && &attached->ring().link() == link;
     };
     for (const auto& held : held_) {
         if (is_it(held.get())) {

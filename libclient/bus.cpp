@@ -229,10 +229,10 @@ void Bus::answer(const FrameHeader& header, std::span<const std::byte> fields) {
         return;
     }
     Pending& pending = *found->second;
-    pending.done = true;
     pending.answer.type = header.type;
-    pending.answer.fields.assign(fields.begin(), fields.end());
+    pending.answer.fields.assign(fields.begin(), fields.end());  // may be out of memory
     pending.answer.fd = std::move(fd);
+    pending.done = true;
     if (pending.sink != nullptr && fields.size() >= sizeof(u64)) {
         protocol::FieldReader reader(fields);
         u64 id = 0;

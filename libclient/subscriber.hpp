@@ -53,7 +53,8 @@ private:
     /// Stored under the control lock by any thread, applied by ours.
     struct Delivery {
         std::unique_ptr<Attached> attached;
-        u64 ended = 0;  ///< the attachment that has
+        u64 ended = 0;               ///< the attachment that has,
+        const Link* link = nullptr;  ///< of that daemon: each numbers its own; to be compared
         u8 reason = 0;
         int code = 0;       ///< an attachment could not be made;
         std::string fault;  ///< why
@@ -115,7 +116,7 @@ private:
     bool take_deliveries();
     void apply(Delivery& delivery);
     void attach(std::unique_ptr<Attached>& attached);
-    void end(u64 attachment, protocol::EndReason reason);
+    void end(const Link* link, u64 attachment, protocol::EndReason reason);
     void admit(std::unique_ptr<Attached>& attached);
     bool receive_attached(Link& link, std::span<const std::byte> fields, Delivery& ret_delivery);
     void unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&);

@@ -86,6 +86,7 @@ Result<void> Subscriber::subscribe() {
 }
 
 void Subscriber::resubscribe() {
+    sys::make_room(orphaned_links_);  // out of memory: before anything has changed
     const std::size_t orphans_before = orphans_;
     const auto orphan = [this](Attached& attached) {
         orphans_ += attached.orphaned ? 0 : 1;
@@ -156,6 +157,7 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
             return;
         }
         delivery.ended = ended.attachment;
+        delivery.link = &link;
         delivery.reason = ended.reason;
     }
     inbox_.push_back(std::move(delivery));
@@ -279,7 +281,7 @@ void Subscriber::apply(Delivery& delivery) {
     if (delivery.attached != nullptr) {
         attach(delivery.attached);
     } else if (delivery.ended != 0) {
-        end(delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
+        end(delivery.link, delivery.ended, static_cast<protocol::EndReason>(delivery.reason));
     } else {
         sys::make_room(untold_);
         Untold& untold = untold_.emplace_back();

@@ -36,9 +36,10 @@ bool settle_start(const RingHeader& ring, const std::byte* data, u64 capacity,
     const u64 sequence = end->sequence.load(std::memory_order_acquire);
     const u64 lowest = announced - capacity + raise_max(capacity, record_bytes_max);
     // Every record takes at least 16 bytes: a sequence further on than that is a lie.
-    const i64 records = distance(sequence, first.sequence);
-    if (distance(position, lowest) < 0 || records < 0 ||
-        records > distance(position, first.position) / i64{kRecordHeaderBytes}) {
+    // Unsigned: a publisher that claims much and writes little gets beyond 2^63 bytes in hours.
+    const u64 records = sequence - first.sequence;
+    if (distance(position, lowest) < 0 ||
+        records > (position - first.position) / kRecordHeaderBytes) {
         return false;
     }
     ret_start = Start{position, sequence};

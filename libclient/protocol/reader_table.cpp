@@ -76,22 +76,29 @@ u64 ReaderTable::smallest_cursor(u64 position) {
     return smallest;
 }
 
-bool ReaderTable::stall(u64 below, u32 slices_max) {
-    bool demoted = false;
+void ReaderTable::begin_slices() {
     for (Reader& reader : readers_) {
-        if (!reader.reliable || distance(reader.cursor, below) >= 0) {
-            continue;
-        }
-        reader.slices = std::exchange(reader.moved, false) ? 0 : reader.slices + 1;
-        demoted = demoted || reader.slices >= slices_max;
+        reader.slices = 0;
+        reader.moved = false;
     }
+}
+
+void ReaderTable::count_slice(u64 position) {
     for (Reader& reader : readers_) {
-        if (demoted && reader.reliable && !reader.moved && reader.slices + 1 >= slices_max) {
-            reader.reliable = false;
-            faults_.push_back({reader.attachment, Complaint::stalled});
-        }
+        const bool still = !std::exchange(reader.moved, false) && has_more(reader, position);
+        reader.slices = still ? reader.slices + 1 : 0;
     }
-    return demoted;
+}
+
+bool ReaderTable::all_move(u64 position) {
+    bool all = true;
+    for (Reader& reader : readers_) {
+        if (std::exchange(reader.moved, false) || !has_more(reader, position)) {
+            reader.slices = 0;
+        }
+        all = all && reader.slices == 0;
+    }
+    return all;
 }
 
 void ReaderTable::round(DoorbellPublication& own) {

@@ -81,10 +81,25 @@ public:
         }
     }
 
-    /// The writer has waited one more slice: whose cursor is below `below` and has not moved for
-    /// `slices_max` slices in a row is demoted, and with it who comes within one of that: of many
-    /// that stopped together each would hold the writer for itself. True if somebody was.
-    bool stall(u64 below, u32 slices_max);
+    /// From now on each move of a reader is to be seen: slices are counted from here.
+    void begin_slices();
+    /// The writer, at `position`, has waited one more slice for `needed`. Whose cursor is below
+    /// `needed` and has not moved for `slices_max` slices in a row is demoted, and with it those of
+    /// the same client that stand still as long further on: each of them would hold the writer once
+    /// more. Not those of the calling thread, `is_own(u64 attachment)`, which cannot move just now.
+    template <class IsOwn>
+    void stall(u64 needed, u64 position, u32 slices_max, IsOwn&& is_own) {
+        count_slice(position);
+        for (const Reader& reader : readers_) {
+            if (reader.reliable && distance(reader.cursor, needed) < 0 &&
+                reader.slices >= slices_max) {
+                demote_client(*reader.waiters, needed, slices_max, is_own);
+            }
+        }
+    }
+    /// Whether nobody stands still: each of the reliable ones has moved since its last slice, or has
+    /// nothing to read at `position`. Call smallest_cursor() first.
+    bool all_move(u64 position);
 
     /// [P2] to [P8], if somebody sleeps or a round is due; true if so. Call after [P1].
     bool wake(DoorbellPublication& own) {
@@ -120,6 +135,23 @@ private:
         bool moved = false;     ///< since the last slice
     };
 
+    [[nodiscard]] static bool has_more(const Reader& reader, u64 position) {
+        return reader.reliable && distance(reader.cursor, position) < 0;
+    }
+    void count_slice(u64 position);
+    template <class IsOwn>
+    void demote_client(const PeerWaiters& client, u64 needed, u32 slices_max, IsOwn&& is_own) {
+        for (Reader& reader : readers_) {
+            if (!reader.reliable || reader.waiters != &client || reader.slices + 1 < slices_max) {
+                continue;
+            }
+            const bool in_the_way = distance(reader.cursor, needed) < 0;
+            if (in_the_way ? reader.slices >= slices_max : !is_own(reader.attachment)) {
+                reader.reliable = false;
+                faults_.push_back({reader.attachment, Complaint::stalled});
+            }
+        }
+    }
     void round(DoorbellPublication& own);
     void ring(Reader& reader);
 

@@ -81,10 +81,16 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
             waited(bytes, now_ns - last_full_ns_);
         }
         last_full_ns_ = now_ns;
-        return raise(bytes) ? Status::ok : Status::full;
+        if (!raise(bytes)) {
+            return Status::full;
+        }
+        not_full();
+        return Status::ok;
     }
     const Status status = block(bytes, sys::Deadline::after(timeout_ns));
-    hurry(false);
+    if (status == Status::ok) {
+        not_full();
+    }
     // [B6] relaxed: a reader that still sees it rings once in vain.
     writer_.header().wanted.store(0, std::memory_order_relaxed);
     asleep_episode_ += asleep_episode_ & 1;
@@ -95,7 +101,11 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
 /// There is room: for a writer that does not wait, its wait is over.
 void RingPublisher::not_full() {
     last_full_ns_ = 0;
-    hurry(false);
+    if (hurries_) {
+        (void)readers_.smallest_cursor(writer_.position());
+        hurry(!readers_.all_move(writer_.position()));
+        tell_faults();
+    }
 }
 
 /// [B7]
@@ -175,11 +185,14 @@ void RingPublisher::waited(u64 bytes, i64 ns) {
     }
     waited_ns_ = 0;
     (void)readers_.smallest_cursor(writer_.position());  // recompute first: who moved is innocent
-    // Who is not in the way yet counts if all through this slice each of its moves was to be seen.
-    (void)readers_.stall(hurries_ ? writer_.position() : writer_.cursor_needed(bytes),
-                         kStallSlices);
+    if (hurries_) {
+        readers_.stall(writer_.cursor_needed(bytes), writer_.position(), kStallSlices,
+                       [this](u64 attachment) { return control_.is_own(attachment); });
+    } else {
+        readers_.begin_slices();
+        hurry(true);
+    }
     tell_faults();
-    hurry(true);
 }
 
 bool RingPublisher::waits_for_itself(u64 bytes) {

@@ -30,9 +30,11 @@
 //   [B1] v = own bell, acquire   [B2] wanted = the cursor needed; asleep = odd   [B3] full fence
 //   [B4] look at attention and at the socket: take in what changed; recompute [W1] [W2]
 //   [B5] still full: FUTEX_WAIT(v), a slice   [B6] wanted = 0 and asleep = even when it goes on.
-//   [B7] a slice (a sixteenth of the stall timeout) has passed: hurry = 1, until there is room.
-//        Who is in the way and does not move for sixteen slices is demoted, and with it all who
-//        stand still further on: one after the other would be a stall timeout for each.
+//   [B7] a slice (a sixteenth of the stall timeout) has passed: hurry = 1, and sixteen slices are
+//        counted from here. Who is in the way and does not move in any of them is demoted, and with
+//        it what else of its client stands still further on: one after the other, each would hold
+//        the writer. hurry = 0 when there is room and nobody stands still: as long as a count is
+//        kept, a move that would end it is to be seen, also one between two waits.
 // A reader that frees room after [B4] has stored its cursor after our fence, so its load [C2] sees
 // `wanted` and it rings; the bell has moved since [B1]. A reader's death, or an attachment, is seen
 // by [B4] or rings, too: the daemon raises attention, sends, then rings who is asleep.

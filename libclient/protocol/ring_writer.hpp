@@ -32,7 +32,7 @@
 // Without the fence [W4] a weakly ordered machine lets payload stores be seen before `announced`:
 // a lapped reader would copy new bytes and still find announced - capacity <= its position ([R4]).
 // Positions and sequences are u64 and compared by signed difference: at 100 GB/s a wrap takes five
-// years, and the tests start just below it.
+// years (claims that are committed unwritten get there sooner), and the tests start just below it.
 // Checked: tests/model/ring.pml (and join.pml, full.pml). Change the model first.
 #pragma once
 

@@ -138,16 +138,24 @@ private:
             }
         }
         const auto before = table_.faults().size();
-        const bool demoted = during([&] { return table_.stall(needed, 2); });
-        FUZZ_CHECK(demoted == (table_.faults().size() > before));
+        const u64 own = 1;
+        during([&] {
+            table_.stall(needed, position, 2, [](u64 attachment) { return attachment == own; });
+            return true;
+        });
+        bool in_the_way = table_.faults().size() == before;
         for (auto i = before; i < table_.faults().size(); i++) {
             const auto& fault = table_.faults()[i];
             FUZZ_CHECK(fault.complaint == Complaint::stalled);
-            FUZZ_CHECK(std::find(holders.begin(), holders.end(), fault.attachment) !=
-                       holders.end());
+            // Who is in the way, and what else of its client stands still.
+            const bool holds = std::find(holders.begin(), holders.end(), fault.attachment) !=
+                               holders.end();
+            FUZZ_CHECK(holds || fault.attachment != own);
+            in_the_way = in_the_way || holds;
             models_.at(fault.attachment).reliable = false;
             expected_faults_++;
         }
+        FUZZ_CHECK(in_the_way);
     }
     void wake() {
         const bool due = table_.round_due();

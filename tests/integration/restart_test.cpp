@@ -334,5 +334,5 @@ TEST_CASE("a ring held back over two restarts is heard although its writer rings
     const std::int64_t published_ns = sys::monotonic_ns();
     publish(publisher, "second");
     reader.join();
-    CHECK(heard_ns - published_ns < kSecondNs);
+    CHECK(heard_ns - published_ns < 3 * kSecondNs);
 }

@@ -53,6 +53,12 @@ def skip(why):
     sys.exit(SKIP)
 
 
+def try_to(*words):
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        skip(f"{words[0]} is refused here: {done.stderr.strip()}")
+
+
 def call(*words, **options):
     done = subprocess.run([str(word) for word in words], check=False, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
@@ -83,7 +89,7 @@ def boot(meson, build, bindir, names):
     """In a mount namespace of our own."""
     with tempfile.TemporaryDirectory(prefix="ipcbus-systemd-") as name:
         top = pathlib.Path(name)
-        call("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", top)
+        try_to("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(top))
         for folder in ("upper", "work", "root", "out"):
             (top / folder).mkdir()
         mounted = subprocess.run(
@@ -117,6 +123,7 @@ def outside():
         if not shutil.which(program):
             skip(f"{program} is missing (systemd-container)")
     if os.environ.get("IPCBUS_TEST_NAMESPACE") != "own":
+        try_to("unshare", "--mount", "--pid", "--fork", "true")
         # Also a pid namespace: whatever ends us ends all of it.
         os.environ["IPCBUS_TEST_NAMESPACE"] = "own"
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", "--pid", "--fork",

@@ -63,6 +63,21 @@ TEST_CASE("the start is the end of the newest record, and never near what may be
     }
 }
 
+TEST_CASE("a ring may be joined however far its positions have come") {
+    // Claims that are committed unwritten move a position by a quarter of the ring in no time.
+    for (const u64 origin : {u64{1} << 62, (u64{1} << 63) + 8192, u64{0} - 8192}) {
+        const TestRing ring(kCapacity, origin, 1'000'001);
+        RingWriter writer = ring.writer();
+        for (int i = 0; i < 120; i++) {
+            publish_over(writer, 48);
+            Start start;
+            REQUIRE(settle_start(ring.header(), ring.data(), kCapacity, ring.record_max(),
+                                 {kCapacity, 1}, start));
+            CHECK(start.position == writer.position());
+        }
+    }
+}
+
 TEST_CASE("a start that has just been settled survives what the writer may do unseen") {
     // The writer raises once, as far as it can, and writes all of it, before it knows the reader.
     std::mt19937 random(race_seed());

@@ -239,6 +239,29 @@ TEST_CASE("a writer that has waited for a slice asks to see each move, until the
     CHECK(scene.control.faults.empty());
 }
 
+TEST_CASE("a hurry outlasts a wait that was in vain, and as long as somebody stands still") {
+    constexpr i64 kStall = 32 * kMs;  // slices of 2 ms
+    Scene scene(kStall);
+    scene.add(1, 0);
+    scene.fill_up();
+    const u64 filled = scene.publisher.writer().position();
+    const std::atomic<u32>& hurry = scene.ring.header().hurry;
+    // Many short waits, each in vain; the reader moves, but is in the way all the time.
+    for (u64 i = 0; i < 60; i++) {
+        CHECK(scene.publish(1000, kMs) == Status::timed_out);
+        CHECK(hurry.load() == (i < 2 ? hurry.load() : 1));
+        if (i % 8 == 7) {
+            scene.reader.slot(0).cursor.store(scene.ring.origin() + i / 8 * 16);
+        }
+    }
+    CHECK(scene.control.faults.empty());
+    // Room for one, but it has not read all: it may stand still from now on.
+    scene.reader.slot(0).cursor.store(filled - 1040);
+    CHECK(scene.publish(1000) == Status::ok);
+    CHECK(hurry.load() == 0);  // it has moved
+    CHECK(scene.control.faults.empty());
+}
+
 TEST_CASE("who does not wait finds out about stalled readers, too") {
     constexpr i64 kStall = 32 * kMs;
     Scene scene(kStall);

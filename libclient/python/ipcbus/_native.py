@@ -342,24 +342,21 @@ class Patience:
 
     def __init__(self, timeout: Optional[float]) -> None:
         self._ns = nanoseconds(timeout)
-        self._deadline_ns = time.monotonic_ns() + self._ns if self._ns > SLICE_NS else 0
+        self._deadline_ns = time.monotonic_ns() + self._ns if self._ns > 0 else 0
 
     def run(self, attempt: Callable[[int], int]) -> int:
         """Calls `attempt` with nanoseconds to wait until it returns what is no reason to wait."""
-        if 0 < self._ns <= SLICE_NS and not self._deadline_ns:
-            self._deadline_ns = time.monotonic_ns() + self._ns
         while True:
-            left_ns = self._left_ns()
-            result = attempt(min(left_ns, SLICE_NS))
+            left_ns = self.left_ns()
+            result = attempt(SLICE_NS if left_ns < 0 else min(left_ns, SLICE_NS))
             if result == -errno.EINTR:
                 continue
-            if result == -errno.ETIMEDOUT and left_ns > SLICE_NS:
+            if result == -errno.ETIMEDOUT and not 0 <= left_ns <= SLICE_NS:
                 continue
             return result
 
-    def _left_ns(self) -> int:
-        if self._ns == 0:
-            return 0
-        if self._ns < 0:
-            return SLICE_NS + 1
+    def left_ns(self) -> int:
+        """As the library wants it. Who may wait does so at least once, however late it is."""
+        if self._ns <= 0:
+            return self._ns
         return max(1, self._deadline_ns - time.monotonic_ns())

@@ -1,0 +1,829 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ipcbus: messages between the processes of one host, through shared memory.
+
+    import ipcbus
+
+    with ipcbus.Bus() as bus:
+        readings = bus.subscribe("plant/+/temp")
+        bus.advertise("plant/7/temp").publish(b"21.5")
+        print(readings.receive(timeout=1))
+
+A Bus is this process's connection to the daemon. Publishers, Subscribers and Sets are made from it;
+all of them are context managers, and all end when they are closed or not referred to any more.
+
+TIMES are seconds, int or float. A timeout of None waits without a limit, 0 not at all. When it is
+over, Timeout is raised (also a TimeoutError; with 0 its subclass WouldBlock).
+ERRORS are IpcbusError, which is an OSError, with a subclass for each errno; a wrong type or a
+closed object is TypeError or ValueError, as everywhere in Python.
+LOSSES are told: where messages were lost, receiving raises LostMessages once, and the next call
+goes on with the oldest message there is; so does a new `for` over the same Subscriber. Who gives
+`subscribe` an `on_lost` function has it called with the LostMessages instead, and nothing is
+raised.
+SIGNALS. While a call waits, Python's signal handlers run, and Ctrl-C raises KeyboardInterrupt;
+otherwise the wait goes on with the time that is left. It takes a second at most.
+THREADS. One thread at a time uses a Publisher, a Subscriber or a Set: another one gets Busy at
+once, and a Subscriber in a Set counts as used while the Set waits. Different objects, and the Bus,
+may be used at once: the GIL is free during each call.
+FORK. A child inherits no connection: what was made before the fork raises Forked there.
+
+MEMORY IN PLACE. `with publisher.claim(n) as view` and `with subscriber.borrow() as message` give
+memoryviews into the ring itself. At the end of the block they are released, and using them raises
+ValueError. What was made of them, a slice or a numpy array, Python cannot take away: if such a
+thing is still alive then, the block ends with BufferError. So `del` it before, keep it in a
+function that returns before, or copy it. Nothing dangles in any case: the memory stays, a claim is
+not published, and the publisher (the subscriber) answers Busy until the last such thing is gone;
+then the claim or the message is given back by itself at the next call. Meanwhile a reliable
+subscriber holds its publisher back, for stall_timeout at most, and then loses messages, like any
+that is too slow.
+"""
+
+import enum
+import errno
+import os
+import threading
+import weakref
+from array import array
+from ctypes import byref, c_void_p, create_string_buffer, sizeof, string_at
+from types import TracebackType
+from typing import (Any, Callable, Dict, Generic, Iterable, Iterator, List, NamedTuple, Optional,
+                    Type, TypeVar)
+
+from . import _native
+from ._native import (Busy, Disconnected, Forked, InvalidArgument, IpcbusError, LimitReached,
+                      LostMessages, MessageTooLarge, NameTooLong, NoDaemon, NoSpace, NotAllowed,
+                      NotFound, OutOfMemory, Overwritten, ProtocolViolated, QuotaReached, Timeout,
+                      TooManyFiles, VersionMismatch, WouldBlock, WouldDeadlock)
+
+__all__ = [
+    "BorrowedMessage", "Bus", "Busy", "Disconnected", "Forked", "InvalidArgument", "IpcbusError",
+    "LimitReached", "LostMessages", "Message", "MessageTooLarge", "NameTooLong", "NoDaemon",
+    "NoSpace", "NotAllowed", "NotFound", "OutOfMemory", "Overwritten", "ProtocolViolated",
+    "Publisher", "QuotaReached", "Set", "State", "Subscriber", "Timeout", "TooManyFiles",
+    "VersionMismatch", "WouldBlock", "WouldDeadlock", "library_version",
+]
+
+_library = _native.library
+_MODES = {"reliable": 0, "lossy": 1, "latest": 2}
+_STILL_USED = ("something still refers to the memory that was lent (a slice, or an array made of "
+               "the memoryview): delete or copy it before the `with` block ends")
+
+_Self = TypeVar("_Self", bound="_Closing")
+_Lent = TypeVar("_Lent")
+
+
+def library_version() -> str:
+    """The version of the C library that runs, "0.1.0"."""
+    return _library.ipcbus_version().decode()
+
+
+class State(enum.Enum):
+    """What `Bus.state` tells."""
+
+    CONNECTED = 0
+    ORPHANED = 1
+    """The daemon is away: messages go on between those that are attached to each other."""
+    CLOSED = 2
+    """The connection is lost, and `reconnect` was False."""
+
+
+class Message(NamedTuple):
+    """A received message, copied."""
+
+    topic: str
+    data: bytes
+    sequence: int
+    """Number of the message in its publication."""
+    publication: int
+    """Which publication, in this bus."""
+    lost: int
+    """Of a "latest" subscriber: how many messages of the publication it passed over just before."""
+
+
+class BorrowedMessage(NamedTuple):
+    """A message where it lies in the ring, for as long as the `with` block of the borrow runs. Its
+    publisher can change the bytes at any time: who must not trust it validates a copy."""
+
+    topic: str
+    data: memoryview
+    """Read-only, bytes."""
+    sequence: int
+    publication: int
+    lost: int
+
+
+class _Closing:
+    """What is closed at the end of a `with` block."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException],
+                 traceback: Optional[TracebackType]) -> None:
+        try:
+            self.close()
+        except BufferError:
+            if kind is None:  # else what was raised keeps the arrays alive, and matters more
+                raise
+
+
+class _Connection:
+    """Owns the ipcbus_bus; goes after all that was made from it, which refers to it."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def close(self, close: Callable[[int], None] = _library.ipcbus_close) -> None:
+        handle, self.handle = self.handle, 0
+        close(handle)
+
+    __del__ = close
+
+
+def _end(close: Callable[[int], None], handle: int, connection: _Connection) -> None:
+    """A finalizer keeps `connection` until it has run: also when all is garbage at once."""
+    close(handle)
+
+
+class _Handle(_Closing):
+    """A handle of the library, and the thread that uses it."""
+
+    _noun = "handle"
+
+    def __init__(self, bus: "Bus", handle: int, close: Callable[[int], None]) -> None:
+        self._bus = bus
+        self._handle: Optional[int] = handle
+        self._used = threading.Lock()
+        self._pid = os.getpid()
+        # What is lent, from before the library is asked until it has it back. No lease, or one that
+        # has ended, and yet lent: an exception came between, or arrays outlived their block.
+        self._lent = False
+        self._lease: "Optional[weakref.ref[_native.Lease]]" = None
+        self._finalizer = weakref.finalize(self, _end, close, handle, bus._connection)
+        # The end of the process cleans up; threads that still wait must not lose their handles.
+        self._finalizer.atexit = False
+        bus._handles.add(self)
+
+    def _begin_plainly(self) -> int:
+        if not self._used.acquire(False):
+            if self._pid != os.getpid():
+                raise Forked(errno.ECHILD, "made before a fork: connect anew in the child")
+            raise Busy(errno.EBUSY, f"another thread, or an interrupted call of this one, uses "
+                                    f"this {self._noun}")
+        if self._handle is None:
+            self._used.release()
+            raise ValueError(f"the {self._noun} is closed")
+        return self._handle
+
+    def _begin(self) -> int:
+        """This thread uses the handle until _done()."""
+        handle = self._begin_plainly()
+        if self._lent and not self._settle(handle):
+            self._used.release()
+            raise Busy(errno.EBUSY, "a claim or a borrowed message is open: leave its `with` "
+                                    "block, and delete what was made of its memory")
+        return handle
+
+    def _done(self) -> None:
+        self._used.release()
+
+    def _settle(self, handle: int) -> bool:
+        """Gives back what is lent. False: something still refers to it."""
+        if not _native.ended(self._lease):
+            return False
+        self._give_back(handle)
+        self._lent = False
+        self._lease = None
+        return True
+
+    def _give_back(self, handle: int) -> int:
+        raise NotImplementedError
+
+    def _lend(self, address: Optional[int], size: int, lease: _native.Lease) -> memoryview:
+        self._lease = weakref.ref(lease)
+        return _native.view_of(address, size, lease)
+
+    def _check_may_close(self) -> None:
+        if self._handle is not None:
+            handle = self._begin_plainly()
+            try:
+                if self._lent and not self._settle(handle):
+                    raise BufferError(_STILL_USED)
+            finally:
+                self._used.release()
+
+    def close(self) -> None:
+        """Ends it, at once. A second time: nothing. BufferError: something still refers to memory
+        that it lent. Busy: another thread uses it."""
+        if self._handle is None:
+            return
+        handle = self._begin_plainly()
+        try:
+            if self._lent and not self._settle(handle):
+                raise BufferError(_STILL_USED)
+            self._handle = None
+            self._finalizer()
+        finally:
+            self._used.release()
+
+
+class _Lending(Generic[_Lent]):
+    """The `with` block in which something is lent."""
+
+    def __init__(self, begin: Callable[[], "tuple[_Lent, List[memoryview]]"],
+                 end: Callable[[Optional[Type[BaseException]]], None]) -> None:
+        self._begin = begin
+        self._end = end
+        self._views: List[memoryview] = []
+
+    def __enter__(self) -> _Lent:
+        lent, self._views = self._begin()
+        return lent
+
+    def __exit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException],
+                 traceback: Optional[TracebackType]) -> None:
+        for view in self._views:
+            try:
+                view.release()
+            except BufferError:
+                pass  # the lease lives on, which says so for all of them
+        self._views = []
+        self._end(kind)
+
+
+class Publisher(_Handle):
+    """The right to write a topic, or all topics under a filter. Made by `Bus.advertise`."""
+
+    _noun = "publisher"
+
+    def __init__(self, bus: "Bus", handle: int, topic: str, max_block: Optional[float]) -> None:
+        super().__init__(bus, handle, _library.ipcbus_unadvertise)
+        self._max_block = max_block
+        self.topic = topic
+        """The topic, or the filter."""
+
+    def __repr__(self) -> str:
+        return f"<ipcbus.Publisher {self.topic!r}{' closed' if self._handle is None else ''}>"
+
+    def publish(self, data: Any, topic: Optional[str] = None) -> None:
+        """Publishes one message: `data` is bytes, or anything else with the buffer protocol that is
+        one piece of memory (bytearray, memoryview, array, a numpy array in C order). It is copied
+        once, into the ring. `topic` names the topic under a filter, which it must match.
+
+        Waits for slow reliable readers, for `max_block` seconds at most. Raises, with nothing
+        published: WouldBlock, Timeout, MessageTooLarge, WouldDeadlock, InvalidArgument, Busy,
+        Disconnected, Forked; TypeError or BufferError for what has no such buffer."""
+        name = None if topic is None else _native.encoded(topic)
+        handle = self._begin()
+        try:
+            if type(data) is bytes:
+                self._publish(handle, name, data, len(data))
+            else:
+                with _native.Pinned(data) as pinned:
+                    self._publish(handle, name, pinned.address, pinned.size)
+        finally:
+            self._done()
+
+    def _publish(self, handle: int, name: Optional[bytes], data: Any, size: int) -> None:
+        if name is None:
+            self._block(handle, lambda: _library.ipcbus_publish(handle, data, size))
+        else:
+            self._block(handle, lambda: _library.ipcbus_publish_to(handle, name, data, size))
+
+    def publish_many(self, messages: Iterable[Any]) -> None:
+        """Publishes all of them, in order, which is cheaper than one by one. When one cannot be,
+        those before it have been: the exception's `published` tells how many. Otherwise as
+        publish(); not for a publication under a filter."""
+        addresses = array("Q")
+        pins: List[_native.Pinned] = []
+        handle = self._begin()
+        try:
+            for message in messages:
+                pinned = _native.Pinned(message)
+                pins.append(pinned)
+                addresses.extend((pinned.address or 0, pinned.size))
+            self._publish_all(handle, addresses.buffer_info()[0], len(pins))
+        finally:
+            self._done()
+            for pinned in pins:
+                pinned.release()
+
+    def _publish_all(self, handle: int, address: int, count: int) -> None:
+        done = 0
+        while done < count:
+            try:
+                done += self._block(handle, lambda: _library.ipcbus_publish_many(
+                    handle, address + done * _native.BUFFER_BYTES, count - done))
+            except IpcbusError as error:
+                error.published = done
+                raise
+
+    def _block(self, handle: int, attempt: Callable[[], int]) -> int:
+        """A call that waits for max_block by itself; after a signal for what is left of it."""
+        patience = _native.Patience(self._max_block) if self._max_block else None
+        result = attempt()
+        if result == -errno.EINTR:
+            try:
+                while result == -errno.EINTR:
+                    if patience is not None:
+                        _library.ipcbus_set_max_block(handle, patience.left_ns())
+                    result = attempt()
+            finally:
+                _library.ipcbus_set_max_block(handle, _native.nanoseconds(self._max_block))
+        if result < 0:
+            raise _native.error(result)
+        return result
+
+    def claim(self, size: int, topic: Optional[str] = None) -> "_Lending[memoryview]":
+        """Room for a message of `size` bytes in the ring itself:
+
+            with publisher.claim(len(picture)) as view:
+                view[:] = picture                    # or numpy.frombuffer(view, "f4")[:] = ...
+
+        The view is writable and aligned to 16 bytes; what it holds at first is undefined. The
+        message is published at the end of the block; if the block raises, nothing is. One claim at
+        a time. BufferError at the end, and nothing is published: an array or a slice of the view is
+        still alive (see the head of this module). Otherwise raises as publish()."""
+        name = None if topic is None else _native.encoded(topic)
+        if size < 0:
+            raise ValueError("size must not be negative")
+        return _Lending(lambda: self._claim(size, name), lambda kind: self._commit(size, kind))
+
+    def _claim(self, size: int, name: Optional[bytes]) -> "tuple[memoryview, List[memoryview]]":
+        address = c_void_p()
+        handle = self._begin()
+        try:
+            self._lent = True
+            try:
+                if name is None:
+                    self._block(handle,
+                                lambda: _library.ipcbus_claim(handle, size, byref(address)))
+                else:
+                    self._block(handle, lambda: _library.ipcbus_claim_to(handle, name, size,
+                                                                         byref(address)))
+            except IpcbusError:
+                self._lent = False
+                raise
+            view = self._lend(address.value, size, _native.Lease(self))
+            return view, [view]
+        finally:
+            self._done()
+
+    def _commit(self, size: int, kind: Optional[Type[BaseException]]) -> None:
+        handle = self._begin_plainly()
+        try:
+            if not _native.ended(self._lease):
+                if kind is None:
+                    raise BufferError(_STILL_USED)
+                return
+            self._lease = None
+            self._lent = False
+            if kind is not None:
+                _library.ipcbus_abort(handle)
+            else:
+                _native.check(_library.ipcbus_commit(handle, size))
+        finally:
+            self._done()
+
+    def _give_back(self, handle: int) -> int:
+        return _library.ipcbus_abort(handle)
+
+    @property
+    def max_block(self) -> Optional[float]:
+        """How many seconds a publish may wait for slow reliable readers. None: without a limit, in
+        which no single reader can hold it for longer than the bus's stall_timeout; 0: not at
+        all."""
+        return self._max_block
+
+    @max_block.setter
+    def max_block(self, seconds: Optional[float]) -> None:
+        max_block_ns = _native.nanoseconds(seconds, "max_block")
+        handle = self._begin_plainly()
+        try:
+            _native.check(_library.ipcbus_set_max_block(handle, max_block_ns))
+            self._max_block = seconds
+        finally:
+            self._done()
+
+    def wait_subscribers(self, count: int = 1, timeout: Optional[float] = None) -> None:
+        """Waits until at least `count` readers are attached. Raises Timeout (WouldBlock),
+        Disconnected, Busy, Forked."""
+        handle = self._begin()
+        try:
+            _native.check(_native.Patience(timeout).run(
+                lambda ns: _library.ipcbus_wait_subscribers(handle, count, ns)))
+        finally:
+            self._done()
+
+    def _number(self, function: Callable[[int], int]) -> int:
+        handle = self._begin_plainly()
+        try:
+            return function(handle)
+        finally:
+            self._done()
+
+    @property
+    def subscriber_count(self) -> int:
+        """Readers attached at this moment."""
+        return self._number(_library.ipcbus_subscriber_count)
+
+    @property
+    def message_bytes_max(self) -> int:
+        """The largest message of this publication, bytes."""
+        return self._number(_library.ipcbus_message_bytes_max)
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of its ring."""
+        return self._number(_library.ipcbus_ring_bytes)
+
+
+class Subscriber(_Handle):
+    """A filter, and what has been published under it. Made by `Bus.subscribe`.
+
+    `for message in subscriber` receives for ever; when it raises LostMessages, another `for` goes
+    on."""
+
+    _noun = "subscriber"
+
+    def __init__(self, bus: "Bus", handle: int, topic_filter: str,
+                 on_lost: Optional[Callable[[LostMessages], object]]) -> None:
+        super().__init__(bus, handle, _library.ipcbus_unsubscribe)
+        self._on_lost = on_lost
+        self._raw = create_string_buffer(_native.MESSAGE.size)
+        self._set: "Optional[weakref.ref[Set]]" = None
+        self.filter = topic_filter
+        """What it has subscribed to."""
+
+    def __repr__(self) -> str:
+        return f"<ipcbus.Subscriber {self.filter!r}{' closed' if self._handle is None else ''}>"
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        return self.receive()
+
+    def receive(self, timeout: Optional[float] = None) -> Message:
+        """Receives the next message, as a copy. Delivery is in order, once, per publication.
+
+        Raises Timeout (WouldBlock), LostMessages, Disconnected, Busy, Forked; ProtocolViolated (a
+        publisher is heard no more), OutOfMemory or TooManyFiles (one could not be attached to):
+        the others are heard by the next call."""
+        handle = self._begin()
+        try:
+            patience = _native.Patience(timeout)
+            while True:
+                self._await(patience, lambda ns: _library.ipcbus_borrow(handle, ns, self._raw))
+                (data, size, topic, topic_size, sequence, publication,
+                 lost) = _native.MESSAGE.unpack_from(self._raw)
+                message = Message(_native.decoded(topic, topic_size), string_at(data, size),
+                                  sequence, publication, lost)
+                self._lent = False
+                result = _library.ipcbus_release(handle)
+                if result == 0:
+                    return message
+                if result != -errno.ESTALE:
+                    raise _native.error(result)
+                # Overwritten while it was copied: the next borrow tells what is lost.
+        finally:
+            self._done()
+
+    def borrow(self, timeout: Optional[float] = None) -> "_Lending[BorrowedMessage]":
+        """The next message where it lies in the ring:
+
+            with subscriber.borrow(timeout=1) as message:
+                total = numpy.frombuffer(message.data, "f4").sum()
+
+        Waits when the block begins. `message.data` is a read-only memoryview, released at its end.
+        A reliable subscriber holds its publisher back meanwhile (up to stall_timeout); a lossy
+        one's message may be overwritten, which the end of the block tells: Overwritten. BufferError
+        there: an array or a slice of the view is still alive (see the head of this module).
+        Otherwise raises as receive()."""
+        return _Lending(lambda: self._borrow(timeout), self._return)
+
+    def _borrow(self, timeout: Optional[float]) -> "tuple[BorrowedMessage, List[memoryview]]":
+        handle = self._begin()
+        try:
+            self._await(_native.Patience(timeout),
+                        lambda ns: _library.ipcbus_borrow(handle, ns, self._raw))
+            message = self._borrowed(_native.MESSAGE.unpack_from(self._raw), _native.Lease(self))
+            return message, [message.data]
+        finally:
+            self._done()
+
+    def borrow_many(self, count: int, timeout: Optional[float] = None,
+                    ) -> "_Lending[List[BorrowedMessage]]":
+        """Up to `count` messages of one publication at once, in order, as a list; waits for the
+        first alone. All of them are given back at the end of the block. Otherwise as borrow()."""
+        if count < 1:
+            raise ValueError("count must be positive")
+        return _Lending(lambda: self._borrow_many(count, timeout), self._return)
+
+    def _borrow_many(self, count: int, timeout: Optional[float],
+                     ) -> "tuple[List[BorrowedMessage], List[memoryview]]":
+        handle = self._begin()
+        try:
+            # Room for one tells the library that topics must be zero-terminated: not needed here.
+            raw = create_string_buffer(_native.MESSAGE.size * count)
+            taken = self._await(_native.Patience(timeout), lambda ns:
+                                _library.ipcbus_borrow_many(handle, ns, raw, count), raw)
+            lease = _native.Lease(self)
+            messages = [self._borrowed(_native.MESSAGE.unpack_from(raw, i * _native.MESSAGE.size),
+                                       lease) for i in range(taken)]
+            return messages, [message.data for message in messages]
+        finally:
+            self._done()
+
+    def _borrowed(self, fields: "tuple[int, ...]", lease: _native.Lease) -> BorrowedMessage:
+        data, size, topic, topic_size, sequence, publication, lost = fields
+        name = _native.decoded(topic, topic_size)
+        return BorrowedMessage(name, self._lend(data, size, lease).toreadonly(), sequence,
+                               publication, lost)
+
+    def _await(self, patience: _native.Patience, attempt: Callable[[int], int],
+               raw: Any = None) -> int:
+        """Waits until something is lent. Losses are raised, or told to on_lost."""
+        while True:
+            self._lent = True
+            result = patience.run(attempt)
+            if result >= 0:
+                return result
+            self._lent = False
+            error = _native.error(result)
+            if not isinstance(error, LostMessages):
+                raise error
+            (_, _, topic, topic_size, error.sequence, error.publication,
+             error.lost) = _native.MESSAGE.unpack_from(self._raw if raw is None else raw)
+            error.topic = _native.decoded(topic, topic_size)
+            if self._on_lost is None:
+                raise error
+            self._on_lost(error)
+
+    def _return(self, kind: Optional[Type[BaseException]]) -> None:
+        handle = self._begin_plainly()
+        try:
+            if not _native.ended(self._lease):
+                if kind is None:
+                    raise BufferError(_STILL_USED)
+                return
+            self._lease = None
+            self._lent = False
+            result = _library.ipcbus_release(handle)
+            if kind is not None and not issubclass(kind, Exception):
+                return  # KeyboardInterrupt goes on; the next call tells of the loss
+            if result == -errno.ESTALE:
+                raise Overwritten(errno.ESTALE, _library.ipcbus_last_error().decode())
+            _native.check(result)
+        finally:
+            self._done()
+
+    def _give_back(self, handle: int) -> int:
+        return _library.ipcbus_release(handle)
+
+    @property
+    def lost(self) -> int:
+        """Messages lost so far, in all publications of this subscription."""
+        handle = self._begin_plainly()
+        try:
+            return _library.ipcbus_lost(handle)
+        finally:
+            self._done()
+
+    @property
+    def publication_count(self) -> int:
+        """Publications attached right now."""
+        handle = self._begin_plainly()
+        try:
+            return _library.ipcbus_publication_count(handle)
+        finally:
+            self._done()
+
+    def close(self) -> None:
+        waiting = None if self._set is None else self._set()
+        if waiting is not None and self._handle is not None:
+            waiting.remove(self)
+        super().close()
+
+    close.__doc__ = _Handle.close.__doc__
+
+
+class Set(_Handle):
+    """Several subscribers of one Bus that one thread waits for at once. Made by `Bus.make_set`.
+    Closing it leaves its subscribers as they are."""
+
+    _noun = "set"
+
+    def __init__(self, bus: "Bus", handle: int) -> None:
+        super().__init__(bus, handle, _library.ipcbus_set_free)
+        self._members: Dict[int, Subscriber] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, subscriber: object) -> bool:
+        return subscriber in self._members.values()
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Adds one. Raises Busy (it is in a set already), InvalidArgument (of another Bus)."""
+        self._change(_library.ipcbus_set_add, subscriber, True)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Takes one out. Raises NotFound."""
+        self._change(_library.ipcbus_set_remove, subscriber, False)
+
+    def _change(self, function: Callable[[int, int], int], subscriber: Subscriber,
+                inside: bool) -> None:
+        handle = self._begin_plainly()
+        try:
+            member = subscriber._begin_plainly()
+            try:
+                _native.check(function(handle, member))
+                if inside:
+                    self._members[member] = subscriber
+                    subscriber._set = weakref.ref(self)
+                else:
+                    del self._members[member]
+                    subscriber._set = None
+            finally:
+                subscriber._done()
+        finally:
+            self._done()
+
+    def wait(self, timeout: Optional[float] = None) -> Subscriber:
+        """Waits until one of them has something to receive, or a loss to tell of, and returns it;
+        in turn where several have. Raises Timeout (WouldBlock), NotFound (the set is empty),
+        Disconnected, Forked, Busy (one has lent a message)."""
+        found = c_void_p()
+        begun: List[_Handle] = []
+        handle = self._begin_plainly()
+        try:
+            for member in self._members.values():
+                member._begin()
+                begun.append(member)
+            _native.check(_native.Patience(timeout).run(
+                lambda ns: _library.ipcbus_set_wait(handle, ns, byref(found))))
+        finally:
+            for used in begun:
+                used._done()
+            self._done()
+        assert found.value is not None
+        return self._members[found.value]
+
+    def close(self) -> None:
+        super().close()
+        for member in self._members.values():
+            member._set = None
+        self._members = {}
+
+    close.__doc__ = _Handle.close.__doc__
+
+
+class Bus(_Closing):
+    """This process's connection to one bus. Threads may share it."""
+
+    def __init__(self, address: Optional[str] = None, *, name: Optional[str] = None,
+                 timeout: Optional[float] = 0, reconnect: bool = True) -> None:
+        """`address`: "unix:/path"; None: $IPCBUS_ADDRESS, or where the bus usually is. `name`: what
+        the client calls itself in the daemon's log, at most 64 bytes; None: the program's name.
+        `timeout`: how many seconds to try, also when no daemon is there yet; 0: once; None: for
+        ever. `reconnect`: whether a lost connection is made again; else calls raise Disconnected.
+
+        Raises NoDaemon, NotAllowed, Timeout, VersionMismatch, LimitReached, InvalidArgument."""
+        self._lock = threading.RLock()
+        self._users = 0
+        self._handles: "weakref.WeakSet[_Handle]" = weakref.WeakSet()
+        options = _native.ConnectOptions(
+            struct_size=sizeof(_native.ConnectOptions),
+            address=None if address is None else _native.encoded(address),
+            name=None if name is None else _native.encoded(name),
+            flags=0 if reconnect else _native.NO_RECONNECT)
+        handle = c_void_p()
+        patience = _native.Patience(timeout)
+        result = -errno.EINTR
+        while result == -errno.EINTR:
+            options.timeout_ns = patience.left_ns()
+            result = _library.ipcbus_connect(byref(options), byref(handle))
+        _native.check(result)
+        assert handle.value is not None
+        self._connection: Optional[_Connection] = _Connection(handle.value)
+
+    def __repr__(self) -> str:
+        return f"<ipcbus.Bus{' closed' if self._connection is None else ''}>"
+
+    def _begin(self) -> int:
+        with self._lock:
+            if self._connection is None:
+                raise ValueError("the bus is closed")
+            self._users += 1
+            return self._connection.handle
+
+    def _done(self) -> None:
+        with self._lock:
+            self._users -= 1
+
+    def advertise(self, topic: str, *, ring_bytes: int = 0, message_bytes_max: int = 0,
+                  max_block: Optional[float] = None) -> Publisher:
+        """Makes a publication of `topic`; with wildcards (`plant/#`) one of any topic under it,
+        each message naming its own. When it returns, everyone subscribed is attached.
+
+        `ring_bytes`: rounded up to a power of two; 0: as configured. `message_bytes_max`: the
+        largest message there will be; 0: a quarter of the ring. `max_block`: see
+        Publisher.max_block. Raises InvalidArgument, LimitReached, NotAllowed, Disconnected."""
+        max_block_ns = _native.nanoseconds(max_block, "max_block")
+        if ring_bytes < 0 or message_bytes_max < 0:
+            raise ValueError("sizes must not be negative")
+        options = _native.PublisherOptions(
+            struct_size=sizeof(_native.PublisherOptions), ring_bytes=ring_bytes,
+            message_bytes_max=message_bytes_max, max_block_ns=max_block_ns)
+        handle = c_void_p()
+        name = _native.encoded(topic)
+        bus = self._begin()
+        try:
+            _native.check(_library.ipcbus_advertise(bus, name, byref(options), byref(handle)))
+            assert handle.value is not None
+            publisher = Publisher(self, handle.value, topic, max_block)
+            if max_block_ns == 0:  # which the options take for "no limit"
+                publisher.max_block = max_block
+            return publisher
+        finally:
+            self._done()
+
+    def subscribe(self, filter: str, *, mode: str = "reliable", spin: Optional[float] = None,
+                  on_lost: Optional[Callable[[LostMessages], object]] = None) -> Subscriber:
+        """Subscribes to every topic that `filter` matches (`+`: one level, `#`: all the rest), now
+        and later. When it returns, no message published afterwards is missed.
+
+        `mode`: "reliable" (publishers wait for it, up to stall_timeout), "lossy" (they never do;
+        overtaken, it goes on at the oldest), "latest" (lossy, and each receive goes to the newest).
+        `spin`: how many seconds a wait may spin before it sleeps; None: it adapts; 0: never.
+        `on_lost`: called with a LostMessages instead of raising it; it must not use the subscriber.
+        Raises InvalidArgument, LimitReached, NotAllowed, Disconnected."""
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
+        spin_ns = 0 if spin is None else -1 if spin == 0 else _native.nanoseconds(spin, "spin")
+        if spin is not None and spin != 0:
+            spin_ns = 2**63 - 1 if spin_ns < 0 else max(spin_ns, 1)
+        options = _native.SubscriberOptions(
+            struct_size=sizeof(_native.SubscriberOptions), mode=_MODES[mode], spin_ns=spin_ns)
+        handle = c_void_p()
+        name = _native.encoded(filter)
+        bus = self._begin()
+        try:
+            _native.check(_library.ipcbus_subscribe(bus, name, byref(options), byref(handle)))
+            assert handle.value is not None
+            return Subscriber(self, handle.value, filter, on_lost)
+        finally:
+            self._done()
+
+    def make_set(self, *subscribers: Subscriber) -> Set:
+        """Makes a set of these subscribers, all of this Bus, to wait for any of them. Raises
+        LimitReached, and what Set.add does."""
+        handle = c_void_p()
+        bus = self._begin()
+        try:
+            _native.check(_library.ipcbus_set_create(bus, byref(handle)))
+            assert handle.value is not None
+            made = Set(self, handle.value)
+        finally:
+            self._done()
+        for subscriber in subscribers:
+            made.add(subscriber)
+        return made
+
+    @property
+    def state(self) -> State:
+        """Whether the daemon is there; when it is not, tries to connect again. Waits for a second
+        at most, and only if a daemon has come and does not answer."""
+        bus = self._begin()
+        try:
+            return State(_native.check(_library.ipcbus_state(bus)))
+        finally:
+            self._done()
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again."""
+        bus = self._begin()
+        try:
+            return _library.ipcbus_reconnects(bus)
+        finally:
+            self._done()
+
+    def close(self) -> None:
+        """Closes the connection and everything made from it. A second time: nothing. BufferError:
+        something still refers to memory that was lent. Busy: a thread uses it or one of them."""
+        with self._lock:
+            if self._connection is None:
+                return
+            if self._users != 0:
+                raise Busy(errno.EBUSY, "another thread uses this bus")
+            handles = sorted(self._handles, key=lambda handle: not isinstance(handle, Set))
+            for handle in handles:
+                handle._check_may_close()  # all of them, or none
+            for handle in handles:
+                handle.close()
+            self._connection.close()
+            self._connection = None
