@@ -370,7 +370,7 @@ class WrongMessages(BenchCase):
         for mode, extra in (("lossy", []), ("lossy", ["--read-in-place"]),
                             ("lossy", ["--read-batch", "64"]), ("latest", [])):
             with self.subTest(mode=mode, extra=extra):
-                words = ["throughput", "--mode", mode, "--ring", "64KiB", "--duration", "1s",
+                words = ["throughput", "--mode", mode, "--ring", "64KiB", "--duration", "2s",
                          "--warmup", "0", "--slice", "100ms", "--strict", "--json", *extra]
                 tool = self.start(*words)
                 result = self.stop_and_go(tool, self.child(tool, "bench-reader-0"))
