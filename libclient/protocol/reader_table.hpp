@@ -97,8 +97,8 @@ public:
             }
         }
     }
-    /// Whether nobody stands still: each of the reliable ones has moved since its last slice, or has
-    /// nothing to read at `position`. Call smallest_cursor() first.
+    /// Whether nobody stands still: each of the reliable ones has moved since its last slice, or
+    /// has nothing to read at `position`. Call smallest_cursor() first.
     bool all_move(u64 position);
 
     /// [P2] to [P8], if somebody sleeps or a round is due; true if so. Call after [P1].

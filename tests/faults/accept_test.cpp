@@ -85,13 +85,13 @@ TEST_CASE("with no descriptor left, connections wait, the others go on, and it d
         FaultyDaemon daemon("[limits]\ndescriptors = 1000\n[limits.per_uid]\ndescriptors = 1000\n",
                             descriptors);
         daemon.must_start();
-        Bystanders bystanders(daemon);
+        Witnesses witnesses(daemon);
         std::vector<sys::UniqueFd> silent;
         // One by one: of many at once it would take the sockets first, and have none left for
         // their pidfds. Those that come too late are refused, or wait.
         while (silent.size() < 50) {
             silent.push_back(connect_silently(daemon.socket_path()));
-            bystanders.ask();
+            witnesses.ask();
         }
         daemon.arm(Call::op_accept, EPERM, 1, 0);  // counts
         const std::uint32_t turns = daemon.block()->turns.load();
@@ -100,8 +100,8 @@ TEST_CASE("with no descriptor left, connections wait, the others go on, and it d
             CHECK(daemon.wait_until([&] { return daemon.calls(Call::op_accept) >= 2; }));
             CHECK(daemon.process().output().find("cannot accept connections") != std::string::npos);
         }
-        bystanders.talk();
-        bystanders.ask();
+        witnesses.talk();
+        witnesses.ask();
         CHECK(daemon.block()->turns.load() - turns < 60);
         silent.clear();
         // Those in the queue are taken first, have gone already, and may still have the last.
@@ -110,9 +110,9 @@ TEST_CASE("with no descriptor left, connections wait, the others go on, and it d
             result = try_to_connect(daemon.address());
         }
         CHECK(result == 0);
-        bystanders.talk();
-        bystanders.ask();
-        bystanders.check_sleeper();
+        witnesses.talk();
+        witnesses.ask();
+        witnesses.check_sleeper();
     }
     CHECK(full > 0);
 }
@@ -136,8 +136,8 @@ TEST_CASE("with few descriptors left, whoever is refused is told what to raise")
             CHECK(outcome.text.find(std::strerror(EMFILE)) != std::string::npos);
         }
         scenario.settle();
-        scenario.bystanders.talk();
-        scenario.bystanders.ask();
+        scenario.witnesses.talk();
+        scenario.witnesses.ask();
         limit_descriptors(pid, before.rlim_cur);
         scenario.check_recovery();
     }

@@ -61,8 +61,8 @@ void check_holder(Call call, int error) {
     scenario.daemon.arm(call, error, 1, kAlways);
     holder.hang_up();
     scenario.settle();
-    scenario.bystanders.talk();
-    scenario.bystanders.ask();
+    scenario.witnesses.talk();
+    scenario.witnesses.ask();
     scenario.daemon.disarm();
     CHECK_FALSE(scenario.quota_is_back());
     holder.kill();

@@ -29,9 +29,9 @@ constexpr std::uint64_t kSmallRing = 65536;
 /// Reserved by a kernel worker, and closed by one.
 constexpr std::uint64_t kLargeRing = std::uint64_t{2} << 20;
 constexpr int kSettleMs = 300;
-constexpr unsigned kBystanders = 3;
+constexpr unsigned kWitnesses = 3;
 /// One listens.
-constexpr unsigned kSockets = 1 + kBystanders;
+constexpr unsigned kSockets = 1 + kWitnesses;
 
 struct Step {
     const char* name;
@@ -120,7 +120,7 @@ void copy(char (&to)[kBytes], const char* from) {
 
 bool all_faults() { return std::getenv("IPCBUS_TEST_ALL_FAULTS") != nullptr; }
 
-// ------------------------------------------------------------------------------------ bystanders
+// ------------------------------------------------------------------------------------ witnesses
 
 /// Until it is killed; each message and each victim's coming and going wakes it.
 int sleep_and_read(const std::string& address, Milestone& ready) {
@@ -133,7 +133,7 @@ int sleep_and_read(const std::string& address, Milestone& ready) {
     }
 }
 
-Bystanders::Bystanders(FaultyDaemon& daemon)
+Witnesses::Witnesses(FaultyDaemon& daemon)
     : sleeper_(ChildProcess::fork([&] { return sleep_and_read(daemon.address(), *ready_); })),
       writer_bus_(connect(daemon.address(), "writer")),
       reader_bus_(connect(daemon.address(), "reader")),
@@ -144,15 +144,15 @@ Bystanders::Bystanders(FaultyDaemon& daemon)
     talk();
 }
 
-void Bystanders::check_sleeper() { CHECK(sleeper_.running()); }
+void Witnesses::check_sleeper() { CHECK(sleeper_.running()); }
 
-void Bystanders::talk() {
+void Witnesses::talk() {
     const std::string text = "message " + std::to_string(++said_);
     publish(writer_, text);
     CHECK(received_text(reader_) == text);
 }
 
-void Bystanders::ask() {
+void Witnesses::ask() {
     for (const Bus* bus : {&writer_bus_, &reader_bus_}) {
         (void)subscribe(*bus, "nobody/is/here");
         CHECK(ipcbus_state(bus->get()) == IPCBUS_CONNECTED);
@@ -183,17 +183,17 @@ struct Scenario::Told {
 Scenario::Scenario(unsigned rings_ready, const std::function<void(FaultyDaemon&)>& prepare)
     : daemon("[publications]\nring_bytes = \"64KiB\"\nrings_ready = " +
              std::to_string(rings_ready) + "\n" + kLimits),
-      bystanders(started(daemon, prepare)) {
+      witnesses(started(daemon, prepare)) {
     clean_victim();
-    // The bystanders' pages, and those kept ready.
+    // The witnesses' pages, and those kept ready.
     REQUIRE(daemon.wait_until([&] {
-        bystanders.ask();
+        witnesses.ask();
         before_ = daemon.holdings();
         return before_.count("socket") == kSockets && before_.count("/memfd:ipcbus-mailbox") == 1 &&
                before_.count("/memfd:ipcbus-cursor") == 4 &&
                before_.count("/memfd:ipcbus-doorbell") == 4 &&
                before_.count("/memfd:ipcbus-ring") == 1 + rings_ready &&
-               before_.count("anon_inode:[pidfd]") == kBystanders;
+               before_.count("anon_inode:[pidfd]") == kWitnesses;
     }));
     quota_before_ = hog();
 }
@@ -261,8 +261,7 @@ void Scenario::settle() {
     (void)daemon.wait_until(
         [&] {
             const Holdings now = daemon.holdings();
-            return now.count("socket") <= kSockets &&
-                   now.count("anon_inode:[pidfd]") <= kBystanders;
+            return now.count("socket") <= kSockets && now.count("anon_inode:[pidfd]") <= kWitnesses;
         },
         kSettleMs);
 }
@@ -278,19 +277,17 @@ sys::UniqueFd connect_silently(const std::string& path) {
 
 void Scenario::check_recovery_beside(unsigned silent) {
     clean_victim();
-    bystanders.talk();
-    bystanders.check_sleeper();
+    witnesses.talk();
+    witnesses.check_sleeper();
     Holdings wanted = before_;
     wanted.descriptors["socket"] += silent;
     wanted.descriptors["anon_inode:[pidfd]"] += silent;
     Holdings now;
-    const bool same = daemon.wait_until(
-        [&] {
-            bystanders.ask();  // they have to say that they have let go of the victim's pages
-            now = daemon.holdings();
-            return now == wanted;
-        },
-        2000);
+    const bool same = daemon.wait_until([&] {
+        witnesses.ask();  // they have to say that they have let go of the victim's pages
+        now = daemon.holdings();
+        return now == wanted;
+    });
     if (!same) {
         INFO("wanted: ", wanted.text());
         INFO("now: ", now.text());

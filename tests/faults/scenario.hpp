@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who lives through a fault: a victim, which connects and does everything once while something is
 // armed, in a process of its own (what it has is charged to it until that process is dead); and two
-// bystanders, which were attached before. What the victim saw comes back as an Outcome. One test,
+// witnesses, which were attached before. What the victim saw comes back as an Outcome. One test,
 // one thread; the victim in a forked child.
 #pragma once
 
@@ -31,9 +31,9 @@ inline constexpr const char* kTalkTopic = "by/talk";
 
 /// Two clients of this process, publisher and subscriber; and one in a process of its own that
 /// subscribes to what victims publish and sleeps in between, so that the daemon has to wake it.
-class Bystanders {
+class Witnesses {
 public:
-    explicit Bystanders(FaultyDaemon& daemon);
+    explicit Witnesses(FaultyDaemon& daemon);
 
     /// A message crosses.
     void talk();
@@ -68,7 +68,7 @@ public:
     [[nodiscard]] bool quota_is_back();
     void check_quota();
     /// After a fault: a new client finds everything, the daemon holds what it held before, and the
-    /// bystanders are as they were.
+    /// witnesses are as they were.
     void check_recovery() { check_recovery_beside(0); }
     /// The same while the test has connections that say nothing.
     void check_recovery_beside(unsigned silent);
@@ -76,7 +76,7 @@ public:
     void settle();
 
     FaultyDaemon daemon;
-    Bystanders bystanders;
+    Witnesses witnesses;
 
 private:
     struct Told;

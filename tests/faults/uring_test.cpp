@@ -35,8 +35,8 @@ TEST_CASE("a timer for which there is no memory is no reason to spin") {
     CHECK(daemon.wait_until([&] { return daemon.failed(Call::op_timeout) > 0; }));
     const std::uint32_t turns = daemon.block()->turns.load();
     for (int i = 0; i < 10; i++) {
-        scenario.bystanders.talk();
-        scenario.bystanders.ask();
+        scenario.witnesses.talk();
+        scenario.witnesses.ask();
     }
     CHECK(daemon.block()->turns.load() - turns < 400);
     daemon.disarm();

@@ -26,8 +26,9 @@ struct Unread {
     explicit Unread(const DaemonFixture& daemon)
         : writer(RawClient::on_bus(daemon.socket_path(), "writer")),
           reader(RawClient::on_bus(daemon.socket_path(), "reader")) {
-        (void)reader.subscribe("a");
+        subscribed = reader.subscribe("a");
         const auto advertised = writer.advertise("a", kRing);
+        index = advertised.index;
         auto mapped = sys::map_ring(writer.fds.at(0).get(), protocol::kRingDataOffset, kRing,
                                     sys::Access::read_write);
         REQUIRE(mapped.ok());
@@ -58,6 +59,8 @@ struct Unread {
     RawClient writer;
     RawClient reader;
     sys::RingMapping ring;
+    protocol::Subscribed subscribed;
+    protocol::u32 index = 0;  ///< of the publication
     protocol::Attached attached;
     u64 end = 0;
 };
@@ -85,16 +88,11 @@ TEST_CASE("SIGTERM: clients are told, the socket is removed, the exit code is 0"
 }
 
 TEST_CASE("SIGTERM: clients go on without the bus, so nobody is told of anything any more") {
-    DaemonFixture daemon;
-    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
-    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
-    const auto subscribed = reader.subscribe("a");
-    const auto advertised = writer.advertise("a");
-    writer.mapped(advertised.publication);
-    (void)writer.expect<protocol::Peer>();
-    writer.taken(writer.expect<protocol::Members>());
-    (void)reader.expect<protocol::Peer>();
-    (void)reader.expect<protocol::Attached>();
+    // Nobody is hung up on as long as there is something to read.
+    DaemonFixture daemon("[limits]\ndrain_timeout = \"10min\"\n");
+    Unread pair(daemon);
+    RawClient& writer = pair.writer;
+    RawClient& reader = pair.reader;
     daemon.process().signal(SIGTERM);
     (void)reader.expect<protocol::Stopping>();
     (void)writer.expect<protocol::Stopping>();
@@ -103,14 +101,14 @@ TEST_CASE("SIGTERM: clients go on without the bus, so nobody is told of anything
         writer.expect_error(ESHUTDOWN);
         reader.close();
         writer.expect_hang_up();  // and no frame before
-        CHECK(writer.attention(advertised.index) == 1);
+        CHECK(writer.attention(pair.index) == 1);
     }
     SUBCASE("the writer leaves first") {
         writer.close();
         reader.expect_nothing();
         reader.send(protocol::Subscribe{.filter = "b"});
         reader.expect_error(ESHUTDOWN);
-        reader.unsubscribe(subscribed);
+        reader.unsubscribe(pair.subscribed);
         reader.expect_hang_up();
     }
     CHECK(daemon.process().wait().value_or(-1) == 0);
@@ -133,6 +131,19 @@ TEST_CASE("SIGTERM: one that has is waited for, and served, until it is through"
     (void)pair.reader.expect<protocol::Stopping>();
     CHECK(quiet_for(pair.reader, 400));  // twice the grace that everybody has
     pair.reader.expect_nothing();
+    pair.read_all();
+    pair.reader.expect_hang_up();
+    CHECK(daemon.process().wait().value_or(-1) == 0);
+}
+
+TEST_CASE("SIGTERM: also for what was published before its publication ended") {
+    DaemonFixture daemon("[limits]\ndrain_timeout = \"10min\"\n");
+    Unread pair(daemon);
+    pair.writer.unadvertise(pair.attached.publication);
+    CHECK(pair.reader.expect<protocol::Ended>().attachment == pair.attached.attachment);
+    daemon.process().signal(SIGTERM);
+    (void)pair.reader.expect<protocol::Stopping>();
+    CHECK(quiet_for(pair.reader, 400));
     pair.read_all();
     pair.reader.expect_hang_up();
     CHECK(daemon.process().wait().value_or(-1) == 0);

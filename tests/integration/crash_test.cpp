@@ -30,12 +30,6 @@ constexpr std::uint64_t kSendersMax = 16384;
 constexpr std::uint64_t kLiving = 2;  ///< publishers that live are senders 1 and 2; so many readers
 constexpr std::size_t kMessageMax = 12'000;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
 /// What all processes of the torture see.
 struct Scene {
     Milestone ready;  ///< those who live have begun

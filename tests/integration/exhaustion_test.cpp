@@ -60,14 +60,6 @@ u64 open_ring(RawClient& client, u64 lineage, u64 first_sequence) {
     return granted.publication;
 }
 
-void wait_for_publications(const Subscriber& subscriber, std::uint32_t count) {
-    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    while (ipcbus_publication_count(subscriber.get()) != count && !deadline.passed()) {
-        REQUIRE(receive(subscriber, 0).result == -EAGAIN);
-    }
-    REQUIRE(ipcbus_publication_count(subscriber.get()) == count);
-}
-
 struct Tally {
     int refusals = 0;
     u64 lost = 0;

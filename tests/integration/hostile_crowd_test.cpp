@@ -35,12 +35,6 @@ using protocol::u64;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
 Ledger ledger(DaemonFixture& daemon) { return Ledger::of(daemon.process().pid()); }
 std::int64_t used_ns(DaemonFixture& daemon) { return cpu_ns(daemon.process().pid()); }
 
@@ -141,21 +135,27 @@ TEST_CASE("10,000 half-open connections") {
             return ::poll(&one, 1, 0) == 1;
         }));
     const std::size_t open = kConnections - refused;
+    // What was refused is closed in its turn.
+    const std::size_t descriptors_max = before.descriptors + 2 * open + 8;
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ledger(daemon).descriptors > descriptors_max && !deadline.passed()) {
+        watcher.expect_nothing();
+    }
     const Ledger during = ledger(daemon);
     const std::int64_t cpu_ns_each =
         (used_ns(daemon) - cpu_before_ns) / static_cast<std::int64_t>(kConnections);
     INFO("before: ", before.text(), "; during: ", during.text());
     CHECK(open <= 2048);
     CHECK(open >= 1900);  // the watcher and the bystanders are of this uid, too
-    CHECK(during.descriptors <= before.descriptors + 2 * open + 8);
+    CHECK(during.descriptors <= descriptors_max);
     if (!kSanitized) {
         CHECK(during.own_bytes <= before.own_bytes + 4096 * kConnections + (1 << 20));
-        CHECK(cpu_ns_each < 300'000);
+        CHECK(cpu_ns_each < 300'000 * patience());
     }
-    if (::geteuid() == 0) {
+    if (may_be_user(12345)) {
         CHECK(asked_as_another_uid(daemon.socket_path()).empty());
     } else {
-        MESSAGE("another uid: skipped, only root can be one");
+        MESSAGE("another uid: skipped, this process cannot become one");
     }
     bystanders.expect_trips();
     sockets.clear();

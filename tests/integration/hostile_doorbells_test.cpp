@@ -8,6 +8,7 @@
 #include "bus_client.hpp"
 #include "bystanders.hpp"
 #include "daemon_fixture.hpp"
+#include "ledger.hpp"
 #include "raw_client.hpp"
 
 #include "sys/clock.hpp"
@@ -24,12 +25,6 @@ using protocol::u32;
 using protocol::u64;
 
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 constexpr timespec kPause{0, 100'000};
 
@@ -118,12 +113,6 @@ private:
     RawClient client_;
     std::vector<Page> pages_;
 };
-
-std::int64_t own_cpu_ns() {
-    timespec used{};
-    (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-    return used.tv_sec * kSecondNs + used.tv_nsec;
-}
 
 /// Waits for what never comes.
 int idle(const std::string& address, Scene& scene) {

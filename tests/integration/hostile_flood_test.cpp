@@ -29,12 +29,6 @@ using protocol::u64;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
 std::int64_t used_ns(DaemonFixture& daemon) { return cpu_ns(daemon.process().pid()); }
 
 /// Asks on 50 connections in turn, reads what there is to read, and takes no descriptor.
@@ -64,6 +58,23 @@ int flood(const std::string& socket_path, Milestone& requests) {
     }
 }
 
+/// Of all that it is told of now; whether there was one.
+bool complain_of_readers(RawClient& liar, u64 publication) {
+    bool complained = false;
+    const auto complaint = static_cast<protocol::u8>(protocol::Complaint::bad_cursor);
+    for (const Incoming& incoming : liar.drain()) {
+        if (incoming.header.type == protocol::FrameType::members) {
+            const auto members = decoded<protocol::Members>(incoming);
+            liar.taken(members);
+            for (const protocol::Member& member : members.attach) {
+                liar.send_with(protocol::Complain{publication, member.attachment, complaint}, 0);
+                complained = true;
+            }
+        }
+    }
+    return complained;
+}
+
 }  // namespace
 
 TEST_CASE("many who ask all the time: others are answered in between") {
@@ -78,8 +89,8 @@ TEST_CASE("many who ask all the time: others are answered in between") {
     bool other_uid = false;
     SUBCASE("of the same uid") {}
     SUBCASE("of another uid") { other_uid = true; }
-    if (other_uid && ::geteuid() != 0) {
-        MESSAGE("skipped: only root can be several users");
+    if (other_uid && !may_be_user(12345)) {
+        MESSAGE("skipped: this process cannot become another user");
         return;
     }
     const SharedBlock<Milestone> requests;
@@ -97,7 +108,7 @@ TEST_CASE("many who ask all the time: others are answered in between") {
     CHECK(flooding.running());
     bystanders.expect_trips();
     if (!kSanitized) {
-        CHECK(most_ns < (other_uid ? 200 : 1000) * kMillisecondNs);
+        CHECK(most_ns < (other_uid ? 200 : 1000) * kMillisecondNs * patience());
     }
     flooding.signal(SIGKILL);
     (void)flooding.wait();
@@ -160,27 +171,23 @@ TEST_CASE("clients can make the daemon write 20 lines a second, whatever they do
         }
     }
     SUBCASE("complaints") {
-        RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
         RawClient liar = RawClient::on_bus(daemon.socket_path(), "liar");
+        RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
         const auto advertised = liar.advertise("a", 4096);
         liar.mapped(advertised.publication);
         for (int i = 0; i < kDeeds; i++) {
             const auto subscribed = reader.subscribe("a", protocol::ReaderMode::reliable);
-            for (const Incoming& incoming : liar.drain()) {
-                if (incoming.header.type == protocol::FrameType::members) {
-                    const auto members = decoded<protocol::Members>(incoming);
-                    liar.taken(members);
-                    for (const protocol::Member& member : members.attach) {
-                        liar.send_with(protocol::Complain{advertised.publication, member.attachment,
-                                                          static_cast<protocol::u8>(
-                                                              protocol::Complaint::bad_cursor)},
-                                       0);
-                    }
+            const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+            while (!complain_of_readers(liar, advertised.publication)) {
+                REQUIRE(!deadline.passed());
+            }
+            reader.unsubscribe(subscribed);
+            for (const Incoming& incoming : reader.drain()) {
+                if (incoming.header.type == protocol::FrameType::ended) {
+                    const auto ended = decoded<protocol::Ended>(incoming);
+                    reader.send_with(protocol::Detached{ended.attachment}, 0);
                 }
             }
-            (void)liar.drain();
-            reader.unsubscribe(subscribed);
-            (void)reader.drain();
         }
     }
     watcher.expect_nothing();
@@ -189,6 +196,7 @@ TEST_CASE("clients can make the daemon write 20 lines a second, whatever they do
         std::count(log.begin() + static_cast<std::ptrdiff_t>(before), log.end(), '\n');
     const auto seconds = (sys::monotonic_ns() - begin_ns) / kSecondNs;
     INFO(log.substr(before, 300));
+    CHECK(lines > 0);
     CHECK(lines <= 21 * (seconds + 2));
     MESSAGE(lines, " lines in ", seconds, " s");
 }

@@ -26,16 +26,10 @@ using protocol::u64;
 
 namespace {
 
-constexpr std::int64_t kStallNs = 400 * kMillisecondNs;
+constexpr std::int64_t kStallNs = 1500 * kMillisecondNs;  // as in the config
 constexpr u64 kRing = 65536;
 constexpr std::size_t kMessage = 1000;
 constexpr int kCrowd = 100;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 struct Scene {
     Milestone ready;
@@ -214,10 +208,10 @@ private:
             doorbell_.data() + protocol::sleepers_offset(geometry_, index_))
             ->sleepers.store(1);
     }
-    /// By one record, when most of stall_timeout is over.
+    /// By one record, when a third of stall_timeout is over: the rest is for a busy machine.
     void drip(u64 newest) {
         const std::int64_t now_ns = sys::monotonic_ns();
-        if (newest != 0 && now_ns - dripped_ns_ > kStallNs / 2 &&
+        if (newest != 0 && now_ns - dripped_ns_ > kStallNs / 3 &&
             protocol::distance(newest, cursor_) > 0) {
             dripped_ns_ = now_ns;
             cursor_ += protocol::record_bytes(0, kMessage);
@@ -243,11 +237,10 @@ private:
 
 constexpr timespec kPause{0, 100'000};
 
-/// Acts until the honest reader has received so many more.
+/// Acts until the honest reader has received so many.
 void act_until(HostileReader& hostile, Behaviour behaviour, const Scene& scene, u64 messages) {
     const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    const u64 from = scene.received;
-    while (scene.received < from + messages) {
+    while (scene.received < messages) {
         REQUIRE(!deadline.passed());
         hostile.act(behaviour);
         (void)::nanosleep(&kPause, nullptr);  // leaves the honest ones a CPU
@@ -288,7 +281,7 @@ bool out_of_range(Behaviour behaviour) {
 TEST_CASE("whatever a reader says of its place, it holds its publisher once at the most") {
     for (const Behaviour behaviour : kBehaviours) {
         INFO(name(behaviour));
-        DaemonFixture daemon("[publications]\nstall_timeout = \"400ms\"\n");
+        DaemonFixture daemon("[publications]\nstall_timeout = \"1500ms\"\n");
         const SharedBlock<Scene> scene;
         ChildProcess out = ChildProcess::fork([&] { return publisher(daemon.address(), *scene); });
         ChildProcess in = ChildProcess::fork([&] { return honest(daemon.address(), *scene); });
@@ -305,22 +298,24 @@ TEST_CASE("whatever a reader says of its place, it holds its publisher once at t
         REQUIRE(scene->ready.wait(1));
         u64 dripped = 0;
         if (behaviour == Behaviour::drips) {
+            // A ring is filled without it, then there are five that it holds.
             dripped = kRing / protocol::record_bytes(0, kMessage) + 5;
             act_until(hostile, behaviour, *scene, dripped);
             CHECK(scene->longest_ns < 2 * kStallNs);
         } else {
-            act_until(hostile, behaviour, *scene, 2000);
+            act_until(hostile, behaviour, *scene, scene->received + 2000);
         }
         const std::int64_t used_ns = cpu_ns(out.pid());
         const u64 published = scene->published;
         if (!kSanitized && behaviour != Behaviour::drips) {
-            CHECK(used_ns / static_cast<std::int64_t>(published) < 100'000);
+            CHECK(used_ns / static_cast<std::int64_t>(published) < 100'000 * patience());
         }
         // It stops where it is, and is passed by.
-        act_until(hostile, Behaviour::frozen, *scene, 1000);
+        act_until(hostile, Behaviour::frozen, *scene, scene->received + 1000);
+        const sys::Deadline detached = sys::Deadline::after(kLongNs);
         do {
             hostile.take();
-        } while (!hostile.detached() && out_of_range(behaviour) && !deadline.passed());
+        } while (!hostile.detached() && out_of_range(behaviour) && !detached.passed());
         CHECK(hostile.detached() == out_of_range(behaviour));
         scene->over = 1;
         CHECK(out.wait() == 0);

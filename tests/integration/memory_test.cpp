@@ -83,14 +83,6 @@ int in_steps(Steps& steps, std::uint32_t few, std::uint32_t many, Make&& make) {
     return 0;
 }
 
-void wait_for_publications(const Subscriber& subscriber, std::uint32_t count) {
-    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    while (ipcbus_publication_count(subscriber.get()) < count && !deadline.passed()) {
-        CHECK(receive(subscriber, kMillisecondNs).result == -ETIMEDOUT);
-    }
-    REQUIRE(ipcbus_publication_count(subscriber.get()) == count);
-}
-
 /// What one more attachment costs the publisher when the readers of `make` come.
 template <class Make>
 double cost_to_publisher(const std::string& address, std::uint32_t few, std::uint32_t many,

@@ -65,14 +65,6 @@ private:
     RawClient client_;
 };
 
-void wait_for_publications(const Subscriber& subscriber, std::uint32_t count) {
-    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    while (ipcbus_publication_count(subscriber.get()) != count && !deadline.passed()) {
-        REQUIRE(receive(subscriber, 0).result == -EAGAIN);
-    }
-    REQUIRE(ipcbus_publication_count(subscriber.get()) == count);
-}
-
 /// A publisher of many topics, of which only others are named, that is gone without a word.
 int speak_of_others(const std::string& address, int messages, Milestone& joined) {
     const Bus bus = connect(address, "victim");
@@ -85,13 +77,16 @@ int speak_of_others(const std::string& address, int messages, Milestone& joined)
     ::_exit(0);
 }
 
-/// Until that thread of this process waits for a futex.
+/// Until that thread of this process waits for a futex; at once where that cannot be seen.
 void wait_until_asleep(pid_t thread) {
     const sys::Deadline deadline = sys::Deadline::after(kLongNs);
     const std::string path = "/proc/self/task/" + std::to_string(thread) + "/syscall";
     const std::string asleep = std::to_string(SYS_futex) + " ";
     for (std::string line; !line.starts_with(asleep) && !deadline.passed();) {
-        std::ifstream(path) >> line;
+        std::ifstream file(path);
+        if (!(file >> line)) {
+            return;
+        }
         line += ' ';
     }
 }
@@ -111,7 +106,7 @@ TEST_CASE("who sleeps in the ring before is told what was lost, though nothing c
         wait_until_asleep(self);
         publication.end_ring(ring);
     });
-    const Received got = receive(subscriber, kSecondNs);
+    const Received got = receive(subscriber, kLongNs);
     ender.join();
     CHECK(got.result == -ESTALE);
     CHECK(got.message.lost == 3);
@@ -132,7 +127,7 @@ TEST_CASE("a loss is told although the ring that shows it is gone before it was 
     for (const u64 sequence : {4, 6}) {
         const u64 next = publication.open_ring(sequence);
         publication.take_readers_away(next);
-        const Received got = receive(subscriber, kSecondNs);
+        const Received got = receive(subscriber, kLongNs);
         CHECK(got.result == -ESTALE);
         CHECK(got.message.lost == (sequence == 4 ? 3 : 2));
         CHECK(got.topic == "succession/topic");

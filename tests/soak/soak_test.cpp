@@ -32,12 +32,6 @@ namespace {
 
 constexpr unsigned kLivesPerChild = 10;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
 unsigned rounds() {
     const char* text = std::getenv("IPCBUS_TEST_ROUNDS");
     return text != nullptr ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : 3000;

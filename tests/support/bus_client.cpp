@@ -2,6 +2,8 @@
 // See bus_client.hpp.
 #include "bus_client.hpp"
 
+#include "sys/clock.hpp"
+
 #include <doctest/doctest.h>
 
 #include <unistd.h>
@@ -106,6 +108,14 @@ Received receive(const Subscriber& subscriber, std::int64_t timeout_ns) {
                 "receive: the topic is not zero-terminated");
     }
     return received;
+}
+
+void wait_for_publications(const Subscriber& subscriber, std::uint32_t count) {
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ipcbus_publication_count(subscriber.get()) != count && !deadline.passed()) {
+        REQUIRE(receive(subscriber, kMillisecondNs).result == -ETIMEDOUT);
+    }
+    REQUIRE(ipcbus_publication_count(subscriber.get()) == count);
 }
 
 std::string received_text(const Subscriber& subscriber) {

@@ -63,6 +63,8 @@ struct Received {
 };
 /// Receives with room for any message of a 16 MiB ring.
 [[nodiscard]] Received receive(const Subscriber& subscriber, std::int64_t timeout_ns = kLongNs);
+/// Until it is attached to so many publications; no message may come meanwhile.
+void wait_for_publications(const Subscriber& subscriber, std::uint32_t count);
 /// The payload, insisting that a message comes.
 [[nodiscard]] std::string received_text(const Subscriber& subscriber);
 

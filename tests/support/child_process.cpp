@@ -7,11 +7,13 @@
 #include <doctest/doctest.h>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -34,6 +36,13 @@ bool wait_readable(int fd, std::int64_t timeout_ms) {
 }
 
 }  // namespace
+
+bool may_be_user(uid_t uid) {
+    ChildProcess child = ChildProcess::fork([uid] {
+        return ::setgroups(0, nullptr) == 0 && ::setgid(uid) == 0 && ::setuid(uid) == 0 ? 0 : 1;
+    });
+    return child.wait() == 0;
+}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
     std::swap(pid_, other.pid_);

@@ -25,6 +25,17 @@ namespace ipcbus::test {
 }
 inline const int kTimeoutMs = 20'000 * patience();  ///< for what should take milliseconds
 
+/// Sanitizers keep memory, and make a call ten times as long.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+/// Whether a process of this test can become that user for good: root may, but for a root that has
+/// been left without CAP_SETUID or CAP_SETGID. Forks to see.
+[[nodiscard]] bool may_be_user(uid_t uid);
+
 class ChildProcess {
 public:
     ChildProcess() = default;

@@ -79,4 +79,10 @@ std::int64_t cpu_ns(pid_t pid) {
     return used.tv_sec * std::int64_t{1'000'000'000} + used.tv_nsec;
 }
 
+std::int64_t own_cpu_ns() {
+    timespec used{};
+    (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return used.tv_sec * std::int64_t{1'000'000'000} + used.tv_nsec;
+}
+
 }  // namespace ipcbus::test

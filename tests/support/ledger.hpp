@@ -26,5 +26,7 @@ struct Ledger {
 
 /// CPU time of a process so far, all threads, user and system.
 [[nodiscard]] std::int64_t cpu_ns(pid_t pid);
+/// The same of this one.
+[[nodiscard]] std::int64_t own_cpu_ns();
 
 }  // namespace ipcbus::test

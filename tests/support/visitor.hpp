@@ -4,6 +4,7 @@
 // connection, brought into a state, which is then sent one frame. Owned by one test, one thread.
 #pragma once
 
+#include "bus_client.hpp"
 #include "raw_client.hpp"
 
 #include "sys/clock.hpp"
@@ -65,7 +66,7 @@ public:
         objects_.subscription = client_.subscribe("neighbour").subscription;
         objects_.publication = client_.advertise("neighbour", 4096).publication;
         client_.mapped(objects_.publication);
-        const sys::Deadline deadline = sys::Deadline::after(20'000'000'000);
+        const sys::Deadline deadline = sys::Deadline::after(kLongNs);
         while (objects_.attachment == ~protocol::u64{0} || objects_.reader == ~protocol::u64{0}) {
             REQUIRE(!deadline.passed());
             settle();
@@ -182,7 +183,7 @@ private:
     void join(Neighbour& neighbour) {
         client_.mapped(own_.publication);
         own_.subscription = client_.subscribe("neighbour").subscription;
-        const sys::Deadline deadline = sys::Deadline::after(20'000'000'000);
+        const sys::Deadline deadline = sys::Deadline::after(kLongNs);
         while (own_.reader == ~protocol::u64{0} || own_.attachment == ~protocol::u64{0}) {
             REQUIRE(!deadline.passed());
             for (const Incoming& incoming : client_.drain()) {

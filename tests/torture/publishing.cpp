@@ -21,7 +21,7 @@ constexpr std::uint64_t kFilledMax = 256 << 10;
 constexpr std::uint64_t kBatchMax = 32;
 /// Longer than this no publish may take: stall timeouts in impatient rounds are a fraction of a
 /// second, and in patient ones nobody is still for long, but the dead.
-constexpr std::int64_t kPublishMaxNs = 12 * test::kSecondNs;
+const std::int64_t kPublishMaxNs = 12 * test::kSecondNs * test::patience();
 
 }  // namespace
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kLoansMax = 32;
 /// After everybody has ended: for what is on its way.
-constexpr std::int64_t kDrainNs = 30 * test::kSecondNs;
+const std::int64_t kDrainNs = 30 * test::kSecondNs * test::patience();
 
 void insist(const std::string& fault, std::uint32_t mode) {
     if (!fault.empty()) {

@@ -7,6 +7,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <memory>
 #include <thread>
 
@@ -17,9 +18,9 @@ using test::kMillisecondNs;
 
 namespace {
 
-/// Of a reader that nobody stops for long: never reached.
-constexpr std::int64_t kPatientStallMs = 30'000;
-constexpr int kEndMs = 60'000;
+/// Of a reader that nobody stops for long: never reached. An hour is the most.
+const std::int64_t kPatientStallMs = std::min(3'600'000, 30'000 * test::patience());
+const int kEndMs = 60'000 * test::patience();
 
 }  // namespace
 

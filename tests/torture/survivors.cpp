@@ -4,6 +4,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 
@@ -16,9 +17,10 @@ using test::must_be;
 
 namespace {
 
-/// Never waited for: whoever is held by the dead is freed by their death alone.
-constexpr const char* kConfig = "[publications]\nstall_timeout = \"100s\"\nrings_ready = 0\n";
-constexpr std::int64_t kPatienceNs = 15 * test::kSecondNs;
+const std::int64_t kPatienceNs = 15 * test::kSecondNs * test::patience();
+/// Never waited for: whoever is held by the dead is freed by their death alone. (The most is 1 h.)
+const std::string kConfig = "[publications]\nrings_ready = 0\nstall_timeout = \"" +
+                            to_string(std::min(3600, 100 * test::patience())) + "s\"\n";
 /// Of what an allocator keeps.
 constexpr std::uint64_t kHeapGrowthMax = 512 << 10;
 
@@ -278,8 +280,9 @@ std::string Survivors::check_usage() {
             return fault;
         }
         const test::Ledger now = test::Ledger::of(daemon_.process().pid());
-        const bool heap_fits = kSanitized || (now.own_bytes <= usage_.own_bytes + kHeapGrowthMax &&
-                                              now.mappings <= usage_.mappings);
+        const bool heap_fits =
+            test::kSanitized ||
+            (now.own_bytes <= usage_.own_bytes + kHeapGrowthMax && now.mappings <= usage_.mappings);
         if (now.descriptors <= usage_.descriptors && now.memfd_bytes <= usage_.memfd_bytes &&
             now.operations <= usage_.operations && heap_fits) {
             return {};

@@ -14,13 +14,6 @@
 
 namespace ipcbus::torture {
 
-/// Sanitizers keep memory, and make a call ten times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
-
 class Survivors {
 public:
     Survivors(const Operation& operation, Stage& stage);

@@ -150,6 +150,7 @@ TEST_CASE("torture") {
         seed++;
     }
     sums.print();
+    CHECK(sums.counts.received > 0);
 }
 
 int main(int argc, char** argv) {

@@ -19,7 +19,7 @@ namespace ipcbus::torture {
 namespace {
 
 constexpr int kTickMicroseconds = 20'000;
-constexpr int kTicksMax = 1'000;  ///< 20 s: longer than anything may take
+const int kTicksMax = 1'000 * test::patience();  ///< 20 s: longer than anything may take
 constexpr int kTicksBlocked = 2;  ///< the first may come at once
 constexpr long kBreakpoint = 0xcc;
 constexpr long kByte = 0xff;

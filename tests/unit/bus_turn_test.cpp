@@ -4,6 +4,7 @@
 // do what they should, turns run one by one; so what a turn did can be seen when it is over.
 #include "bystander.hpp"
 
+#include "child_process.hpp"
 #include "loop_support.hpp"
 
 using ipcbus::daemon::Bus;
@@ -15,8 +16,9 @@ namespace protocol = ipcbus::protocol;
 
 namespace {
 
-/// So many that they take several turns, of 5 ms each for such work, also on a fast machine.
-constexpr std::size_t kMany = 40'000;
+/// So many that they take several turns, of 5 ms each for such work, also on a fast machine;
+/// with a sanitizer, fewer are.
+constexpr std::size_t kMany = ipcbus::test::kSanitized ? 8'000 : 40'000;
 
 Config config_for(std::size_t attachments) {
     constexpr u64 kPlenty = u64{1} << 20;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <string>
 
 using namespace ipcbus;
@@ -274,6 +275,44 @@ TEST_CASE("out of descriptors: no spinning, and accepting goes on afterwards") {
     for (const Arrived& one : fixture.arrived) {
         CHECK(one.peer.pidfd.valid());
     }
+}
+
+TEST_CASE("connections that are refused and accepted by turns do not fill the log") {
+    const DescriptorLimit limit;
+    Fixture fixture;
+    const std::string log = fixture.directory.path() + "/log";
+    REQUIRE(daemon::log_open({.level = daemon::LogLevel::info, .target = log}).ok());
+    daemon::log_error("{} follow", "errors");  // as above
+    const auto listener = fixture.listen({.addresses = {"unix:" + fixture.path}});
+    for (std::size_t round = 1; round <= 5; round++) {
+        {
+            UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            std::vector<UniqueFd> taken = take_all_descriptors();
+            sockaddr_un address{};
+            address.sun_family = AF_UNIX;
+            fixture.path.copy(address.sun_path, sizeof address.sun_path - 1);
+            REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&address),
+                              sizeof address) == 0);
+            taken.pop_back();  // room for the socket and not for its pidfd
+            while (fixture.refused.size() < round) {
+                REQUIRE(fixture.loop->run_once().ok());
+            }
+        }
+        const UniqueFd client = connect(fixture.path);
+        CHECK(fixture.run_until_arrived(1));
+        fixture.arrived.clear();
+    }
+    REQUIRE(daemon::log_open({}).ok());
+    std::ifstream file(log);
+    std::size_t refused = 0;
+    std::size_t failed = 0;
+    for (std::string line; std::getline(file, line);) {
+        refused += line.find("connections are refused") != std::string::npos ? 1 : 0;
+        failed += line.find("cannot accept") != std::string::npos ? 1 : 0;
+    }
+    CHECK(refused == 1);
+    CHECK(failed <= 1);
+    (void)::unlink(log.c_str());
 }
 
 TEST_SUITE_END();
