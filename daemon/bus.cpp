@@ -79,7 +79,8 @@ Bus::Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max)
       lingering_(loop),
       scope_(loop),
       stall_timer_(scope_, [this] { stall_time_over(); }),
-      drain_timer_(scope_, [this] { look_whether_drained(); }) {
+      drain_timer_(scope_, [this] { look_whether_drained(); }),
+      retry_timer_(scope_, [this] { retry_all(); }) {
     quota_.set_relief([this] { return give_way(); });
     pool_.configure(config.publications.ring_bytes, config.publications.rings_ready);
     pool_.fill();
@@ -257,8 +258,8 @@ void Bus::resume(Session& session, std::uint64_t request, const protocol::Resume
     if (client->attaching) {
         client->attaching->request = 0;
     }
-    if (old.pid() != session.pid()) {
-        linger(*client, old);  // that process has it mapped, too
+    if (old.pid() != session.pid() || old.pid() == 0) {  // 0: not visible from here, any process
+        linger(*client, old);                            // that process has it mapped, too
     }
     old.leave_client();
     session.serve(*client);
@@ -333,7 +334,7 @@ void Bus::linger(Client& client, Session& session) {
     }
     for (auto& [id, subscription] : client.subscriptions) {
         for (const Attachment* attachment : subscription.attachments.all()) {
-            if (attachment->reader_end == Attachment::Reader::told) {
+            if (attachment->shown) {
                 rings.push_back(attachment->publication->charge());
             }
         }

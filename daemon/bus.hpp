@@ -136,11 +136,16 @@ private:
     void meet_readers(Publication& publication);
     void attach_some(Client& client);
     void attached_all(Client& client);
+    void meet(Publication& publication, Client& reader, Id subscription);
+    void retry(Client& client);
+    void retry_all();
+    void retry_soon();
     void retry_next(Client& client);
 
     // bus_attachments.cpp
     [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
                                                   std::string_view what);
+    [[nodiscard]] sys::Result<void> make_room(Client& reader, std::string_view what);
     enum class Attach { done, no_room, bad_ring };
     Attach attach(Publication& publication, Subscription& subscription);
     void set_reader_end(Attachment& attachment, Attachment::Reader reader_end);
@@ -186,6 +191,7 @@ private:
     OperationScope scope_;
     Timer stall_timer_;
     Timer drain_timer_;
+    Timer retry_timer_;
     std::function<void()> on_empty_;
     bool stopping_ = false;
 };

@@ -181,20 +181,23 @@ sys::Result<void> Bus::provide_slots(Client& client, std::size_t count, std::str
     return {};
 }
 
+/// For one more.
+sys::Result<void> Bus::make_room(Client& reader, std::string_view what) {
+    IPCBUS_TRY(provide_slots(reader, 1, what));
+    return reader.memory.back_slot(reader.slots.next());
+}
+
 /// Not done: the reader has no room, or the ring's content is a lie.
 Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
     Client& reader = *find_client(subscription.client);
-    auto room = provide_slots(reader, 1, fmt::format("attaching to '{}'", about.topic));
-    if (room.ok()) {
-        room = reader.memory.back_slot(reader.slots.next());
-    }
-    if (!room.ok()) {
+    if (auto room = make_room(reader, fmt::format("attaching to '{}'", about.topic)); !room.ok()) {
         if (reader.incomplete.empty() && may_log()) {
             log_warning("{}: not attached: {}", reader.describe(), room.error().what);
         }
-        reader.incomplete.insert(subscription.id);
+        reader.wait_for_room(subscription.id, about.id);
+        retry_soon();
         return Attach::no_room;
     }
     const u32 slot = reader.slots.take();
@@ -305,10 +308,7 @@ void Bus::release_if_over(Attachment& attachment) {
     publication.attachments.remove(attachment);
     if (Client* reader = find_client(attachment.reader)) {
         reader->slots.give_back(attachment.slot);
-        if (!reader->incomplete.empty()) {
-            reader->retry_after = 0;
-            reader->session->work_later();
-        }
+        retry(*reader);
     }
     attachments_.erase(attachment);
     release_publication(publication);

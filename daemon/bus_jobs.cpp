@@ -6,7 +6,9 @@
 // the bus (bus.hpp), the daemon's one thread.
 //
 // A pair that matches is attached once: by whichever of the two came later, at once or in its job;
-// or, if there was no room, when there is. The latter leaves pairs alone that a job will come to.
+// or, if there was no room, when there is. The latter leaves pairs alone that a job will come to,
+// and goes by the publications' ids: of a subscription that waits, all before one have had their
+// turn, and those after it wait as well.
 #include "bus.hpp"
 
 #include <algorithm>
@@ -18,6 +20,8 @@ namespace {
 
 /// A few hundred microseconds' work.
 constexpr std::size_t kAttachedAtOnce = 64;
+/// How often who waits for room tries again without having been told of any.
+constexpr std::int64_t kRetryNs = 1'000'000'000;
 
 }  // namespace
 
@@ -45,13 +49,27 @@ void Bus::meet_readers(Publication& publication) {
         const Id id = left.back();
         left.pop_back();
         if (const auto owner = subscriptions_.find(id); owner != subscriptions_.end()) {
-            (void)attach(publication, owner->second->subscriptions.at(id));
+            meet(publication, *owner->second, id);
         }
     }
     if (left.empty() || stopping_) {
         left = {};
         publication.arriving = false;
         changed(publication);  // ADVERTISED is due
+    }
+}
+
+/// One that waits for others waits for this one, too.
+void Bus::meet(Publication& publication, Client& reader, Id subscription) {
+    const Id id = publication.about().id;
+    if (reader.attaching && reader.attaching->subscription == subscription &&
+        reader.attaching->request == 0) {
+        reader.attaching->publications.push_back(id);
+    } else if (reader.incomplete.count(subscription) != 0) {
+        reader.wait_for_room(subscription, id);
+        retry(reader);
+    } else {
+        (void)attach(publication, reader.subscriptions.at(subscription));
     }
 }
 
@@ -72,6 +90,9 @@ void Bus::attach_some(Client& client) {
         const Attach result = attach(*found->second, subscription);
         work.attached += result == Attach::done ? 1 : 0;
         if (result == Attach::no_room) {  // nor for those that follow, of this client
+            for (; work.next < work.publications.size(); work.next++) {
+                client.wait_for_room(work.subscription, work.publications[work.next]);
+            }
             client.retry_after.reset();
             attached_all(client);
             return;
@@ -88,14 +109,42 @@ void Bus::attached_all(Client& client) {
     }
 }
 
+/// There may be room: who waits tries again.
+void Bus::retry(Client& client) {
+    if (!client.incomplete.empty() && client.slots.free() > 0) {
+        client.retry_after = 0;
+        client.session->work_later();
+    }
+}
+
+/// What others of its uid give back makes room as well, and nobody tells.
+void Bus::retry_all() {
+    for (const auto& [id, client] : clients_) {
+        if (client->incomplete.empty()) {
+            continue;
+        }
+        if (!client->retry_after) {
+            retry(*client);
+        }
+        retry_soon();
+    }
+}
+
+void Bus::retry_soon() {
+    if (!retry_timer_.running()) {
+        retry_timer_.start(kRetryNs);
+    }
+}
+
 /// The next subscription that lacks something is attached to what it lacks.
 void Bus::retry_next(Client& client) {
     const auto next = client.incomplete.upper_bound(*client.retry_after);
-    if (next == client.incomplete.end() || stopping_) {
+    if (next == client.incomplete.end() || stopping_ || !make_room(client, "attaching").ok()) {
         client.retry_after.reset();
         return;
     }
-    const Id id = *next;
+    const Id id = next->first;
+    const Id first = next->second;
     client.retry_after = id;
     client.incomplete.erase(next);
     const Subscription& subscription = client.subscriptions.at(id);
@@ -106,8 +155,8 @@ void Bus::retry_next(Client& client) {
     std::sort(has.begin(), has.end());
     const std::vector<Id> matches = registry_.publications_matching(subscription.filter);
     std::vector<Id> lacks;
-    std::set_difference(matches.begin(), matches.end(), has.begin(), has.end(),
-                        std::back_inserter(lacks));
+    std::set_difference(std::lower_bound(matches.begin(), matches.end(), first), matches.end(),
+                        has.begin(), has.end(), std::back_inserter(lacks));
     std::erase_if(lacks, [&](Id one) { return publications_.at(one)->will_meet(id); });
     client.attaching = Attaching{id, 0, std::move(lacks)};
 }

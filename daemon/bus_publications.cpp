@@ -97,15 +97,16 @@ void Bus::advertise(Client& client, u64 request, const protocol::Advertise& fram
 }
 
 /// Requests are idempotent: one that is said again, because its connection broke before the answer
-/// came, is answered again. The lineage, which the client drew at random, tells it.
+/// came, is answered again, or then only. The lineage, which the client drew at random, tells it.
 Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertise& frame) {
     if (frame.lineage == protocol::Id128{}) {
         return nullptr;
     }
     for (const auto& [id, publication] : client.unmapped) {
         const auto& about = publication->about();
-        if (publication->state() == Publication::State::offered && about.lineage == frame.lineage &&
-            about.topic == frame.topic && publication->advertise_request == 0) {
+        if ((publication->state() == Publication::State::making ||
+             publication->state() == Publication::State::offered) &&
+            about.lineage == frame.lineage && about.topic == frame.topic) {
             publication->advertise_request = request;
             client.publications_to_tell.emplace(id, publication);
             client.session->touch();

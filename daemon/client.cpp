@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace ipcbus::daemon {
 
 protocol::u32 NumberPool::take() {
@@ -35,6 +37,11 @@ Client::Client(Id client_id, uid_t client_uid, std::string client_name, ClientMe
 
 std::string Client::describe() const {
     return fmt::format("client {} '{}' (uid {})", id, name, uid);
+}
+
+void Client::wait_for_room(Id subscription, Id publication) {
+    Id& first = incomplete.emplace(subscription, publication).first->second;
+    first = std::min(first, publication);
 }
 
 void Client::use_peer(const SharedPages& pages) {

@@ -99,13 +99,14 @@ public:
     // as there is one, no other frame of the client is looked at.
     std::deque<Id> arriving;  ///< publications of its that readers are being attached to
     std::optional<Attaching> attaching;
-    /// Subscriptions that were not attached to everything they match, for want of slots. A slot has
-    /// come free since: they are tried again, in turn, those behind the one named here.
-    std::set<Id> incomplete;
+    [[nodiscard]] bool has_job() const { return !arriving.empty() || attaching.has_value(); }
+    /// Subscriptions that were not attached to everything they match, for want of room, and from
+    /// which publication on: those before it have had their turn.
+    std::map<Id, Id> incomplete;
+    /// There may be room since: they are tried again, in turn, those behind the one named here. Not
+    /// before a frame that waits: it may free more, or want what is free.
     std::optional<Id> retry_after;
-    [[nodiscard]] bool has_job() const {
-        return !arriving.empty() || attaching.has_value() || retry_after.has_value();
-    }
+    void wait_for_room(Id subscription, Id publication);
     bool to_ring = false;  ///< it is in the bus's list of those
 
     /// For the log: "client 7 'pump' (uid 1000)".

@@ -7,6 +7,7 @@
 #include "log.hpp"
 
 #include "sys/address.hpp"
+#include "sys/clock.hpp"
 
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -31,6 +32,7 @@ namespace {
 constexpr int kBacklog = 4096;  // the kernel cuts it to net.core.somaxconn
 constexpr std::int64_t kPauseMin_ns = 100'000'000;
 constexpr std::int64_t kPauseMax_ns = 1'000'000'000;
+constexpr std::int64_t kSaidAgain_ns = 10'000'000'000;
 
 /// The process that connected; invalid if it is gone or in a place that we cannot see.
 sys::Result<sys::UniqueFd> open_peer_pidfd(int socket, pid_t pid) {
@@ -105,8 +107,8 @@ struct Listener::Socket {
           pause(listener.scope_, [this] { accept.start(fd.get()); }) {}
 
     void working_again() {
-        if (pause_ns != 0) {
-            pause_ns = 0;
+        pause_ns = 0;
+        if (failing.ends()) {
             log_info("accepting connections on {} again", path);
         }
     }
@@ -117,9 +119,20 @@ struct Listener::Socket {
     /// Of the socket file that we made: another daemon may have replaced it since.
     struct stat identity{};
     std::int64_t pause_ns = 0;
+    Trouble failing;
     AcceptOperation accept;
     Timer pause;
 };
+
+bool Listener::Trouble::begins() {
+    const std::int64_t now_ns = sys::coarse_ns();
+    if (said_ || (said_ns_ && now_ns - *said_ns_ < kSaidAgain_ns)) {
+        return false;
+    }
+    said_ = true;
+    said_ns_ = now_ns;
+    return true;
+}
 
 Listener::Listener(EventLoop& loop, OnConnection on_connection)
     : on_connection_(std::move(on_connection)), scope_(loop) {}
@@ -162,18 +175,18 @@ void Listener::accepted(sys::UniqueFd fd) {
     auto peer = identify_peer(fd.get());
     if (!peer) {
         // Without a pidfd its death could go unnoticed: better refused now.
-        if (!std::exchange(refusing_, true)) {
+        if (refusing_.begins()) {
             log_error("connections are refused, their process cannot be watched: {}",
                       peer.error().what);
         }
     } else {
-        refusing_ = false;
+        (void)refusing_.ends();
     }
     on_connection_(std::move(fd), std::move(peer));
 }
 
 void Listener::accept_failed(Socket& socket, int error) {
-    if (socket.pause_ns == 0) {
+    if (socket.failing.begins()) {
         log_error("cannot accept connections on {}: {}{}; trying again until it works", socket.path,
                   std::strerror(error), error == EMFILE ? " (raise LimitNOFILE=, ulimit -n)" : "");
     }

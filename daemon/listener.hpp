@@ -11,7 +11,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ipcbus::daemon {
@@ -53,6 +55,18 @@ public:
 
 private:
     struct Socket;
+    /// Something that fails and works by turns: said seldom, for clients may be what makes it so.
+    class Trouble {
+    public:
+        /// It has failed: whether to say so.
+        bool begins();
+        /// It works: whether to say so, because the contrary was said.
+        bool ends() { return std::exchange(said_, false); }
+
+    private:
+        bool said_ = false;
+        std::optional<std::int64_t> said_ns_;
+    };
 
     Listener(EventLoop& loop, OnConnection on_connection);
     void add(sys::UniqueFd fd, std::string path, bool made_here);
@@ -63,7 +77,7 @@ private:
     OperationScope scope_;
     std::vector<std::unique_ptr<Socket>> sockets_;
     bool stopped_ = false;
-    bool refusing_ = false;  // said so in the log already
+    Trouble refusing_;
 };
 
 }  // namespace ipcbus::daemon

@@ -138,7 +138,7 @@ bool Publication::settle(protocol::Start& ret_start) const {
 
 protocol::u64 Publication::newest() const {
     if (!ring_.valid()) {
-        return 0;
+        return newest_at_end_;
     }
     const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
     // relaxed: nothing is read there
@@ -154,6 +154,7 @@ void Publication::end() {
     ended_ = true;
     arriving = false;
     first_readers = {};
+    newest_at_end_ = newest();
     ring_.reset();
     if (state_ == State::offered) {
         let_go();

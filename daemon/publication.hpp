@@ -67,7 +67,7 @@ public:
     /// stands in the ring cannot be true.
     [[nodiscard]] bool settle(protocol::Start& ret_start) const;
 
-    /// Position of the newest record, as the ring has it; 0: none, or the ring has ended.
+    /// Position of the newest record, as the ring has it, or had it when it ended; 0: none.
     [[nodiscard]] protocol::u64 newest() const;
 
     /// Whether that subscription is one of the first readers, and not attached yet.
@@ -112,7 +112,8 @@ private:
     bool ended_ = false;
     SharedFd writable_;
     SharedFd readable_;
-    sys::Mapping ring_;  ///< read-only, header and data once
+    sys::Mapping ring_;                ///< read-only, header and data once
+    protocol::u64 newest_at_end_ = 0;  ///< untrusted, as newest() is
     std::map<uid_t, std::int64_t> suspended_;
     Done done_;
     OperationScope scope_;

@@ -145,7 +145,11 @@ bool Session::work_off() {
         } else {
             switch (reader_.next(header, fields)) {
             case FrameReader::Status::need_more:
-                return true;
+                if (client_ == nullptr || !client_->retry_after) {
+                    return true;
+                }
+                bus_.go_on(*client_);
+                break;
             case FrameReader::Status::malformed:
                 fail(0, sys::fail(EPROTO, reader_.why()));
                 return true;

@@ -83,8 +83,8 @@ void Bus::tell(Client& client, Outbox& outbox) {
 /// True: nothing is left to tell for now.
 bool Bus::tell_publication(Client& client, Publication& publication, Outbox& outbox) {
     const auto& about = publication.about();
-    if (publication.arriving) {
-        return true;  // with its last reader it is told of
+    if (publication.state() == Publication::State::making || publication.arriving) {
+        return true;  // once its ring is there, with its last reader it is told of
     }
     if (publication.advertise_request != 0) {
         if (outbox.credit() < 1) {
@@ -157,6 +157,7 @@ bool Bus::tell_attachment(Client& client, Attachment& attachment, Outbox& outbox
         outbox.add(frame, 0, {publication.readable()},
                    {.what = Outbox::Told::What::attached, .id = attachment.id});
         set_reader_end(attachment, Attachment::Reader::told);
+        attachment.shown = true;
         release_publication(publication);
     }
     if (attachment.end_reason != 0 && !attachment.end_told) {

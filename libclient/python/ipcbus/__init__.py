@@ -40,6 +40,7 @@ that is too slow.
 import enum
 import errno
 import os
+import sys
 import threading
 import weakref
 from array import array
@@ -63,6 +64,8 @@ __all__ = [
 ]
 
 _library = _native.library
+_publish, _borrow, _release = (_library.ipcbus_publish, _library.ipcbus_borrow,
+                               _library.ipcbus_release)
 _MODES = {"reliable": 0, "lossy": 1, "latest": 2}
 _STILL_USED = ("something still refers to the memory that was lent (a slice, or an array made of "
                "the memoryview): delete or copy it before the `with` block ends")
@@ -135,11 +138,14 @@ class _Connection:
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
-    def close(self, close: Callable[[int], None] = _library.ipcbus_close) -> None:
+    def close(self) -> None:
         handle, self.handle = self.handle, 0
-        close(handle)
+        _library.ipcbus_close(handle)
 
-    __del__ = close
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # The end of the process cleans up: threads that wait to the last must keep their handles.
+        if not is_finalizing():
+            self.close()
 
 
 def _end(close: Callable[[int], None], handle: int, connection: _Connection) -> None:
@@ -162,8 +168,7 @@ class _Handle(_Closing):
         self._lent = False
         self._lease: "Optional[weakref.ref[_native.Lease]]" = None
         self._finalizer = weakref.finalize(self, _end, close, handle, bus._connection)
-        # The end of the process cleans up; threads that still wait must not lose their handles.
-        self._finalizer.atexit = False
+        self._finalizer.atexit = False  # as _Connection
         bus._handles.add(self)
 
     def _begin_plainly(self) -> int:
@@ -179,11 +184,18 @@ class _Handle(_Closing):
 
     def _begin(self) -> int:
         """This thread uses the handle until _done()."""
-        handle = self._begin_plainly()
-        if self._lent and not self._settle(handle):
+        if self._used.acquire(False):
+            if self._handle is not None and not self._lent:
+                return self._handle  # the short way
             self._used.release()
-            raise Busy(errno.EBUSY, "a claim or a borrowed message is open: leave its `with` "
-                                    "block, and delete what was made of its memory")
+        handle = self._begin_plainly()
+        try:
+            if self._lent and not self._settle(handle):
+                raise Busy(errno.EBUSY, "a claim or a borrowed message is open: leave its `with` "
+                                        "block, and delete what was made of its memory")
+        except BaseException:
+            self._used.release()
+            raise
         return handle
 
     def _done(self) -> None:
@@ -279,7 +291,10 @@ class Publisher(_Handle):
         handle = self._begin()
         try:
             if type(data) is bytes:
-                self._publish(handle, name, data, len(data))
+                if name is not None or self._max_block:
+                    self._publish(handle, name, data, len(data))
+                elif (result := _publish(handle, data, len(data))) != 0:
+                    self._block(handle, lambda: _publish(handle, data, len(data)), result)
             else:
                 with _native.Pinned(data) as pinned:
                     self._publish(handle, name, pinned.address, pinned.size)
@@ -288,7 +303,7 @@ class Publisher(_Handle):
 
     def _publish(self, handle: int, name: Optional[bytes], data: Any, size: int) -> None:
         if name is None:
-            self._block(handle, lambda: _library.ipcbus_publish(handle, data, size))
+            self._block(handle, lambda: _publish(handle, data, size))
         else:
             self._block(handle, lambda: _library.ipcbus_publish_to(handle, name, data, size))
 
@@ -320,10 +335,12 @@ class Publisher(_Handle):
                 error.published = done
                 raise
 
-    def _block(self, handle: int, attempt: Callable[[], int]) -> int:
-        """A call that waits for max_block by itself; after a signal for what is left of it."""
+    def _block(self, handle: int, attempt: Callable[[], int], result: Optional[int] = None) -> int:
+        """A call that waits for max_block by itself; after a signal for what is left of it.
+        `result`: what it has returned, where it was made before."""
         patience = _native.Patience(self._max_block) if self._max_block else None
-        result = attempt()
+        if result is None:
+            result = attempt()
         if result == -errno.EINTR:
             try:
                 while result == -errno.EINTR:
@@ -474,15 +491,20 @@ class Subscriber(_Handle):
         the others are heard by the next call."""
         handle = self._begin()
         try:
-            patience = _native.Patience(timeout)
+            patience = None  # not before there is something to wait for
             while True:
-                self._await(patience, lambda ns: _library.ipcbus_borrow(handle, ns, self._raw))
+                self._lent = True
+                result = _borrow(handle, 0, self._raw)
+                if result != 0:
+                    patience = patience or _native.Patience(timeout)
+                    self._await(patience, lambda ns: _borrow(handle, ns, self._raw),
+                                self._raw, result)
                 (data, size, topic, topic_size, sequence, publication,
                  lost) = _native.MESSAGE.unpack_from(self._raw)
                 message = Message(_native.decoded(topic, topic_size), string_at(data, size),
                                   sequence, publication, lost)
+                result = _release(handle)
                 self._lent = False
-                result = _library.ipcbus_release(handle)
                 if result == 0:
                     return message
                 if result != -errno.ESTALE:
@@ -508,7 +530,7 @@ class Subscriber(_Handle):
         handle = self._begin()
         try:
             self._await(_native.Patience(timeout),
-                        lambda ns: _library.ipcbus_borrow(handle, ns, self._raw))
+                        lambda ns: _borrow(handle, ns, self._raw), self._raw)
             message = self._borrowed(_native.MESSAGE.unpack_from(self._raw), _native.Lease(self))
             return message, [message.data]
         finally:
@@ -526,7 +548,6 @@ class Subscriber(_Handle):
                      ) -> "tuple[List[BorrowedMessage], List[memoryview]]":
         handle = self._begin()
         try:
-            # Room for one tells the library that topics must be zero-terminated: not needed here.
             raw = create_string_buffer(_native.MESSAGE.size * count)
             taken = self._await(_native.Patience(timeout), lambda ns:
                                 _library.ipcbus_borrow_many(handle, ns, raw, count), raw)
@@ -544,11 +565,13 @@ class Subscriber(_Handle):
                                publication, lost)
 
     def _await(self, patience: _native.Patience, attempt: Callable[[int], int],
-               raw: Any = None) -> int:
-        """Waits until something is lent. Losses are raised, or told to on_lost."""
+               raw: Any, result: int = -errno.EAGAIN) -> int:
+        """Waits until something is lent. Losses are raised, or told to on_lost. `result`: what a
+        first attempt has returned that did not wait."""
         while True:
-            self._lent = True
-            result = patience.run(attempt)
+            if result in (-errno.EAGAIN, -errno.EINTR):
+                self._lent = True
+                result = patience.run(attempt)
             if result >= 0:
                 return result
             self._lent = False
@@ -556,11 +579,12 @@ class Subscriber(_Handle):
             if not isinstance(error, LostMessages):
                 raise error
             (_, _, topic, topic_size, error.sequence, error.publication,
-             error.lost) = _native.MESSAGE.unpack_from(self._raw if raw is None else raw)
+             error.lost) = _native.MESSAGE.unpack_from(raw)
             error.topic = _native.decoded(topic, topic_size)
             if self._on_lost is None:
                 raise error
             self._on_lost(error)
+            result = -errno.EAGAIN
 
     def _return(self, kind: Optional[Type[BaseException]]) -> None:
         handle = self._begin_plainly()
@@ -571,7 +595,7 @@ class Subscriber(_Handle):
                 return
             self._lease = None
             self._lent = False
-            result = _library.ipcbus_release(handle)
+            result = _release(handle)
             if kind is not None and not issubclass(kind, Exception):
                 return  # KeyboardInterrupt goes on; the next call tells of the loss
             if result == -errno.ESTALE:
@@ -581,7 +605,7 @@ class Subscriber(_Handle):
             self._done()
 
     def _give_back(self, handle: int) -> int:
-        return _library.ipcbus_release(handle)
+        return _release(handle)
 
     @property
     def lost(self) -> int:
