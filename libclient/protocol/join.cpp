@@ -11,22 +11,23 @@ bool settle_start(const RingHeader& ring, const std::byte* data, u64 capacity,
     // [J3] acquire: what stands at `newest` is loaded after it. Pairs with [W10].
     const u64 newest = ring.newest.load(std::memory_order_acquire);
     u64 position = first.position;
+    if (newest % kRecordAlignment != 0) {
+        return false;
+    }
+    const auto* header = reinterpret_cast<const RecordHeader*>(data + (newest & (capacity - 1)));
+    // acquire: not needed for order here; the word was stored before `newest`, [W8].
+    const u64 word = header->word.load(std::memory_order_acquire);
+    const bool record = (word_flags(word) & kRecordPresent) != 0;
     // 0 is "none yet", but for a record at position 0, once in 2^64 bytes: then it is within reach,
     // and one stands there.
-    const auto word_at = [&](u64 at) {
-        const auto* header = reinterpret_cast<const RecordHeader*>(data + (at & (capacity - 1)));
-        // acquire: not needed for order here; the word was stored before `newest`, [W8].
-        return header->word.load(std::memory_order_acquire);
-    };
     const bool at_wrap = distance(announced, 0) > 0 && distance(0, announced - capacity) >= 0;
-    if (newest != 0 || (at_wrap && (word_flags(word_at(0)) & kRecordPresent) != 0)) {
-        if (newest % kRecordAlignment != 0 || distance(announced, newest) < 0 ||
+    if (newest != 0 || (at_wrap && record)) {
+        if (!record || distance(announced, newest) < 0 ||
             distance(newest, announced - capacity) < 0) {
             return false;
         }
-        const u64 word = word_at(newest);
         const u64 bytes = record_bytes(word_topic_bytes(word), word_payload_bytes(word));
-        if ((word_flags(word) & kRecordPresent) == 0 || bytes > record_bytes_max) {
+        if (bytes > record_bytes_max) {
             return false;
         }
         position = newest + bytes;

@@ -8,7 +8,8 @@
 //   record sequence        writer                relaxed, before the word (stood in the terminator)
 //   announced              writer, slow path     release [W3], then a full fence [W4]
 //   newest, marks          writer                release [W9] [W10], after the word
-//   wanted                 writer, when blocked  release, then a full fence (reader_table.hpp)
+//   wanted                 writer, when blocked  release, then a full fence (ring_publisher.hpp)
+//   unfenced, hurry        writer                [F1] [F5], [B7] (ring_publisher.hpp)
 //   cursors                each its reader       loaded with acquire [W1] before the room is used
 //
 // PUBLISHING record N at position p, of r bytes (header, topic, payload):

@@ -27,8 +27,8 @@
  * demoted nor accused, whatever another one's cursor says. A reader rings once for a `wanted`.
  *
  * NOT HERE: strides of `announced` and records of several units (ring.pml), bitmaps (wake.pml),
- * clocks: how slices are counted is a unit test's, and so is `hurry` [B7] [C3], which only bounds a
- * time, and who is demoted with another.
+ * clocks: from when slices are counted, and who is demoted with another, is a unit test's, and so is
+ * `hurry` [B7] [C3], which makes each move seen in them.
  */
 #define TWINS                                                                                    \
     X(NO_FENCE_C1)                                                                               \
