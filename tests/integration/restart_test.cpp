@@ -336,3 +336,53 @@ TEST_CASE("a ring held back over two restarts is heard although its writer rings
     reader.join();
     CHECK(heard_ns - published_ns < 3 * kSecondNs);
 }
+
+TEST_CASE("an attachment's end is not taken for that of its namesake under the last daemon") {
+    Daemon daemon;
+    const Bus bus = connect(daemon.address(), "reader");
+    const Subscriber subscriber = subscribe(bus, "#");
+    const Bus staying_bus = connect(daemon.address(), "staying");
+    const Publisher staying = advertise(staying_bus, "staying");
+    const Bus moving_bus = connect(daemon.address(), "moving");
+    Publisher moving = advertise(moving_bus, "moving");
+    publish(staying, "1");
+    publish(staying, "2");
+    publish(moving, "1");
+    std::uint64_t stays = 0;  // the publications' numbers
+    std::uint64_t moves = 0;
+    for (int i = 0; i < 3; i++) {
+        const Received got = receive(subscriber);
+        REQUIRE(got.ok());
+        (got.topic == "staying" ? stays : moves) = got.message.publication;
+    }
+    daemon.end(SIGKILL);
+    wait_for_state(bus, IPCBUS_ORPHANED);
+    daemon.start();
+    wait_for_state(bus, IPCBUS_CONNECTED);
+    (void)ipcbus_publication_count(subscriber.get());  // subscribes again, reads nothing
+    // One publisher says nothing, and knows of no other daemon. The other one moves.
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    std::uint64_t moved = moves;
+    while (moved == moves && !deadline.passed()) {
+        publish(moving, "more");
+        const Received got = receive(subscriber);
+        REQUIRE(got.ok());
+        REQUIRE(got.topic == "moving");
+        moved = got.message.publication;
+    }
+    // Both daemons have numbered the same things in the same order: so the attachments to these
+    // two have one number, too.
+    REQUIRE(moved == stays);
+    CHECK(ipcbus_reconnects(staying_bus.get()) == 0);
+    CHECK(ipcbus_publication_count(subscriber.get()) == 2);
+    moving.reset();
+    (void)subscribe(bus, "barrier");  // answered behind what tells of its end
+    CHECK(receive(subscriber, 0).result == -EAGAIN);
+    CHECK(ipcbus_publication_count(subscriber.get()) == 1);
+    publish(staying, "3");
+    const Received got = receive(subscriber);
+    CHECK(got.topic == "staying");
+    CHECK(got.payload == "3");
+    CHECK(got.message.sequence == 3);
+    CHECK(ipcbus_lost(subscriber.get()) == 0);
+}
