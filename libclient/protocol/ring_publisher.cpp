@@ -87,15 +87,23 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
         not_full();
         return Status::ok;
     }
+    struct Blocked {
+        RingPublisher& publisher;
+        ~Blocked() { publisher.go_on(); }
+    } const blocked{*this};  // taking membership in may run out of memory, and throw
     const Status status = block(bytes, sys::Deadline::after(timeout_ns));
     if (status == Status::ok) {
         not_full();
     }
-    // [B6] relaxed: a reader that still sees it rings once in vain.
+    return status;
+}
+
+/// [B6]
+void RingPublisher::go_on() {
+    // relaxed: a reader that still sees it rings once in vain.
     writer_.header().wanted.store(0, std::memory_order_relaxed);
     asleep_episode_ += asleep_episode_ & 1;
     words_.asleep->store(asleep_episode_, std::memory_order_relaxed);
-    return status;
 }
 
 /// There is room: for a writer that does not wait, its wait is over.
@@ -117,7 +125,7 @@ void RingPublisher::hurry(bool on) {
     }
 }
 
-/// [B2]
+/// [B2]; go_on() is its end.
 void RingPublisher::want(u64 needed) {
     // 0 would mean "none": at the wrap, one unit more is reached as surely.
     const u64 wanted = needed == 0 ? kRecordAlignment : needed;

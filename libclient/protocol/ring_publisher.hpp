@@ -150,6 +150,7 @@ private:
     bool waits_for_itself(u64 bytes);
     void waited(u64 bytes, i64 ns);
     void want(u64 needed);
+    void go_on();
     void hurry(bool on);
     void not_full();
     void finish_slow();

@@ -325,6 +325,38 @@ TEST_CASE("a signal ends the wait") {
     REQUIRE(::sigaction(SIGUSR1, &before, nullptr) == 0);
 }
 
+TEST_CASE("out of memory while it waits: it wants nothing any more, and sleeps no more") {
+    struct Exhausted : QuietControl {
+        Heard look() override {
+            attention->store(1);  // somebody joins while the writer waits
+            return QuietControl::look();
+        }
+        Heard take_in(u64) override {
+            CHECK(header->wanted.load() != 0);
+            throw std::bad_alloc();
+        }
+        std::atomic<u64>* attention = nullptr;
+        const RingHeader* header = nullptr;
+    };
+    const TestRing ring(kCapacity);
+    const TestClient reader;
+    const TestClient writer;
+    Exhausted exhausted;
+    exhausted.attention = &writer.mailbox(2).attention;
+    exhausted.header = &ring.header();
+    RingPublisher publisher(ring.writer(), writer.publisher_words(1, 2), kLong, exhausted);
+    publisher.readers().add(reader.entry(1, 0, ring.origin()));
+    const u64 record = record_bytes(0, 48);
+    while (publisher.reserve(record, 0) == Status::ok) {
+        publisher.commit(0, 48);
+    }
+    CHECK_THROWS_AS((void)publisher.reserve(record, kLong / 3), std::bad_alloc);
+    CHECK(exhausted.looks > 0);
+    CHECK(ring.header().wanted.load() == 0);
+    CHECK(writer.asleep(1).load() != 0);
+    CHECK(writer.asleep(1).load() % 2 == 0);
+}
+
 TEST_CASE("attention is taken in by every publish, also when the daemon is gone") {
     Scene scene;
     CHECK(scene.publish() == Status::ok);
