@@ -195,8 +195,9 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
             return;
         case FrameType::stopping:
             // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
-            // its successor from now on.
-            link_->give_up(0, "the daemon is stopping");
+            // its successor from now on. It may have hung up itself by now: that is not why.
+            session_error_ = "the daemon is stopping";
+            link_->give_up(0, session_error_);
             return;
         case FrameType::error:
             if (header.request == 0) {

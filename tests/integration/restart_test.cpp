@@ -273,6 +273,20 @@ TEST_CASE("who does not want to reconnect is told") {
     CHECK(ipcbus_reconnects(bus.get()) == 0);
 }
 
+TEST_CASE("why the daemon went is known, also by who finds out when he sends") {
+    Daemon daemon;
+    const Bus bus = connect(daemon.address(), "late", IPCBUS_NO_RECONNECT);
+    Subscriber subscriber = subscribe(bus, "late");
+    daemon.end(SIGTERM);
+    // Says so to the daemon, without having heard it say that it stops.
+    subscriber.reset();
+    ipcbus_subscriber* another = nullptr;
+    CHECK(ipcbus_subscribe(bus.get(), "late", nullptr, &another) == -ESHUTDOWN);
+    const std::string why = ipcbus_last_error();
+    CAPTURE(why);
+    CHECK(why.find("the daemon is stopping") != std::string::npos);
+}
+
 TEST_CASE("waiting for oneself is refused in a ring of the last daemon, too") {
     Daemon daemon;
     const Bus bus = connect(daemon.address());
