@@ -116,6 +116,21 @@ public:
         return await(guard, link, pending);
     }
 
+    /// For who has no memory to wait for an answer: sends the request, if that connection is still
+    /// there, and does not want to know.
+    template <class Frame>
+    void request_unheard(const std::shared_ptr<Link>& link, const Frame& frame) noexcept {
+        try {
+            const Lock guard = lock();
+            if (link == link_ && !lost()) {
+                link->send(frame, Link::next_request());
+            }
+        } catch (const std::exception&) {
+            // Nor to send it, which a link has as soon as it has sent a frame so large: the daemon
+            // learns it when the connection ends.
+        }
+    }
+
     /// Reads and hands out what is there, without waiting. Cheap when nothing is. Notices a
     /// hang-up.
     void hear();

@@ -73,6 +73,15 @@ auto guarded(Body&& body) -> decltype(body()) {
     }
 }
 
+/// Gives the caller a handle that was made from this bus, and is closed with it.
+template <class Handle>
+int adopted(Bus& bus, Handle* made, Handle** ret_handle) {
+    std::unique_ptr<Handle> handle(made);
+    bus.adopt(made, [made] { delete made; });
+    *ret_handle = handle.release();
+    return 0;
+}
+
 /// After a fork nothing of the parent's may be touched, not even to free it: its writable pages are
 /// not there, and what is mapped at their addresses may be somebody else's by now.
 template <class Handle, class Object>
@@ -171,10 +180,8 @@ int ipcbus_advertise(ipcbus_bus* bus, const char* topic,
         if (!publisher.ok()) {
             return failed(publisher.error());
         }
-        auto* handle = new ipcbus_publisher{std::move(publisher).value()};
-        bus->bus->adopt(handle, [handle] { delete handle; });
-        *ret_publisher = handle;
-        return 0;
+        return adopted(*bus->bus, new ipcbus_publisher{std::move(publisher).value()},
+                       ret_publisher);
     });
 }
 
@@ -266,10 +273,8 @@ int ipcbus_subscribe(ipcbus_bus* bus, const char* filter,
         if (!subscriber.ok()) {
             return failed(subscriber.error());
         }
-        auto* handle = new ipcbus_subscriber{std::move(subscriber).value()};
-        bus->bus->adopt(handle, [handle] { delete handle; });
-        *ret_subscriber = handle;
-        return 0;
+        return adopted(*bus->bus, new ipcbus_subscriber{std::move(subscriber).value()},
+                       ret_subscriber);
     });
 }
 
@@ -328,10 +333,7 @@ int ipcbus_set_create(ipcbus_bus* bus, ipcbus_set** ret_set) {
         if (!set.ok()) {
             return failed(set.error());
         }
-        auto* handle = new ipcbus_set{std::move(set).value(), {}};
-        bus->bus->adopt(handle, [handle] { delete handle; });
-        *ret_set = handle;
-        return 0;
+        return adopted(*bus->bus, new ipcbus_set{std::move(set).value(), {}}, ret_set);
     });
 }
 

@@ -52,6 +52,25 @@ public:
     /// left, raise limits.waiters_per_client.
     [[nodiscard]] sys::Result<u32> take_waiter();
     void give_waiter(u32 number);
+    /// One that was taken and that goes back, if it is not kept: also when memory runs out before
+    /// it is of use. Under the control lock.
+    class TakenWaiter {
+    public:
+        TakenWaiter(Link& link, u32 number) : link_(link), number_(number) {}
+        ~TakenWaiter() {
+            if (!kept_) {
+                link_.give_waiter(number_);
+            }
+        }
+        TakenWaiter(const TakenWaiter&) = delete;
+        TakenWaiter& operator=(const TakenWaiter&) = delete;
+        void keep() { kept_ = true; }
+
+    private:
+        Link& link_;
+        u32 number_;
+        bool kept_ = false;
+    };
 
     // Control. Under the control lock.
     /// Reads what is there, without waiting. False: the daemon has hung up (or broke the protocol;

@@ -72,6 +72,31 @@ Result<protocol::Advertise> Publisher::request() const {
     return request;
 }
 
+/// What has been got from a daemon for the next ring, and goes back to it unless it is kept: also
+/// when memory runs out before it is of use.
+class Publisher::Tentative {
+public:
+    Tentative(Bus& bus, Home& home) : bus_(bus), home_(home) {}
+    ~Tentative() {
+        if (kept_) {
+            return;
+        }
+        if (home_.publication != 0) {
+            bus_.request_unheard(home_.link, protocol::Unadvertise{home_.publication});
+        }
+        const Bus::Lock guard = bus_.lock();
+        home_.link->give_waiter(home_.waiter);
+    }
+    Tentative(const Tentative&) = delete;
+    Tentative& operator=(const Tentative&) = delete;
+    void keep() { kept_ = true; }
+
+private:
+    Bus& bus_;
+    Home& home_;
+    bool kept_ = false;
+};
+
 /// Gets a ring from the present daemon. A ring that is there already is closed: its readers drain
 /// it and find its successor by its lineage.
 Result<void> Publisher::advertise() {
@@ -84,14 +109,11 @@ Result<void> Publisher::advertise() {
         home.link = bus_.link(guard);
         home.waiter = IPCBUS_TRY(home.link->take_waiter());
     }
+    Tentative tentative(bus_, home);
     request.waiter = home.waiter;
-    Result<protocol::Advertised> granted = obtain(request, home);
-    if (!granted.ok()) {
-        const Bus::Lock guard = bus_.lock();
-        home.link->give_waiter(home.waiter);
-        return std::move(granted.error());
-    }
-    std::unique_ptr<RingPublisher> next = make_ring(granted.value(), home);
+    const protocol::Advertised granted = IPCBUS_TRY(obtain(request, home));
+    std::unique_ptr<RingPublisher> next = make_ring(granted, home);
+    tentative.keep();
     if (ring_ != nullptr) {
         ring_->close();
     }
@@ -105,7 +127,7 @@ Result<void> Publisher::advertise() {
     return {};
 }
 
-/// Asks for the ring and maps it into `home`.
+/// Asks for the ring and maps it into `home`, which has its number as soon as it is granted.
 Result<protocol::Advertised> Publisher::obtain(const protocol::Advertise& request, Home& home) {
     const Answer answer = IPCBUS_TRY(bus_.request(home.link, request, this));
     protocol::Advertised granted;
@@ -116,16 +138,11 @@ Result<protocol::Advertised> Publisher::obtain(const protocol::Advertise& reques
         granted.index >= home.link->welcome().geometry.publications_max) {
         return fail(EPROTO, "the daemon's answer to ADVERTISE cannot be true");
     }
-    Result<sys::RingMapping> memory =
-        sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, granted.ring_bytes,
-                      sys::Access::read_write);
-    if (!memory.ok()) {
-        (void)bus_.request(home.link, protocol::Unadvertise{granted.publication});
-        return std::move(memory.error());
-    }
-    home.memory = std::move(memory).value();
     home.publication = granted.publication;
     home.index = granted.index;
+    home.memory =
+        IPCBUS_TRY(sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, granted.ring_bytes,
+                                 sys::Access::read_write));
     return granted;
 }
 
@@ -162,7 +179,7 @@ Publisher::~Publisher() {
         try {
             (void)bus_.request(home_.link, protocol::Unadvertise{home_.publication});
         } catch (const std::exception&) {
-            // out of memory: the daemon learns it when the connection ends
+            bus_.request_unheard(home_.link, protocol::Unadvertise{home_.publication});
         }
     }
     if (home_.link != nullptr) {

@@ -54,6 +54,7 @@ private:
         u32 index = 0;
         sys::RingMapping memory;
     };
+    class Tentative;
 
     // protocol::Control
     Heard take_in(u64 number) override;

@@ -18,12 +18,14 @@ Result<void> Set::take_waiter() {
     const u64 generation = bus_.generation();
     const std::shared_ptr<Link> link = bus_.link(guard);
     const u32 number = IPCBUS_TRY(link->take_waiter());
+    Link::TakenWaiter taken(*link, number);
     const protocol::Waiter::Words words{&link->waiter(number), &link->asleep(number), number};
     if (waiter_ == nullptr) {
         waiter_ = std::make_unique<protocol::Waiter>(words);
     } else {
         waiter_->rebind(words);
     }
+    taken.keep();
     // Only now may the last link, whose pages the waiter was on, go.
     link_ = link;
     waiter_number_ = number;

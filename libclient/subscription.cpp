@@ -38,13 +38,16 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
 /// The own waiter moves to the pages of `link`. Under the control lock.
 Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
     const u32 number = IPCBUS_TRY(link->take_waiter());
+    Link::TakenWaiter taken(*link, number);
     const protocol::Waiter::Words words{&link->waiter(number), &link->asleep(number), number};
     if (waiter_ == nullptr) {
-        waiter_ = std::make_unique<protocol::Waiter>(words);
-        waiter_->add(source_);
+        auto made = std::make_unique<protocol::Waiter>(words);
+        made->add(source_);
+        waiter_ = std::move(made);
     } else {
         waiter_->rebind(words);
     }
+    taken.keep();
     waiter_number_ = number;
     link_ = link;
     if (set_ == nullptr) {
@@ -133,7 +136,7 @@ void Subscriber::leave() {
         try {
             (void)bus_.request(link_, protocol::Unsubscribe{subscription_});
         } catch (const std::exception&) {
-            // out of memory: the daemon learns it when the connection ends
+            bus_.request_unheard(link_, protocol::Unsubscribe{subscription_});
         }
     }
     if (waiter_ != nullptr) {

@@ -71,8 +71,8 @@ void Source::fruitless(Attachment& attachment) {
 
 void Waiter::add(Source& source) {
     IPCBUS_ASSERT(source.waiter_ == nullptr);
-    source.waiter_ = this;
     sources_.push_back(&source);
+    source.waiter_ = this;
     for (Attachment* attachment : source.attachments_) {
         grow_buckets();
         link(*attachment);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: a receive that runs out of memory says so, and nothing is half done: the next one goes on
 // where it was, and what was lost between two rings is told once, exactly. One that meets its end
-// in the midst of the daemon's frames costs the connection, which is made again.
+// in the midst of the daemon's frames costs the connection, which is made again. A handle that
+// cannot be made leaves nothing behind, here or in the daemon.
 // Method: this program's operator new fails from the n-th allocation of a call on, or at it alone,
 // for every n that there is. The publisher speaks the protocol by itself.
 #include "bus_client.hpp"
@@ -139,4 +140,76 @@ TEST_CASE("a receive without memory takes up the next ring, and its loss, when t
         (void)client.drain();
     }
     CHECK(refusals > 0);
+}
+
+namespace {
+
+/// Of each kind a client may have so many, of waiters all together.
+constexpr int kHandles = 6;
+const char* const kFewHandles =
+    "[limits]\nwaiters_per_client = 6\n"
+    "[limits.per_uid]\npublications = 6\nsubscriptions = 6\n";
+
+template <class Handle, class Make>
+void make_without_memory(Make&& make) {
+    const DaemonFixture daemon(kFewHandles);
+    const Bus bus = connect(daemon.address());
+    int in_vain = 0;
+    int refusals = 0;
+    for (int n = 0; in_vain < 5 && n < 200; n++) {
+        INFO("allocation ", n);
+        const auto made_with = [&](int left) {
+            typename Handle::pointer handle = nullptr;
+            allocations_left = left;
+            const int result = make(bus.get(), &handle);
+            allocations_left = -1;
+            CHECK((result == 0) == (handle != nullptr));
+            return std::pair<int, Handle>(result, Handle(handle));
+        };
+        const int result = made_with(n).first;
+        // The connection may have been given up, and is made again.
+        CHECK((result == 0 || result == -ENOMEM || result == -ESHUTDOWN));
+        refusals += result != 0 ? 1 : 0;
+        in_vain = result == 0 ? in_vain + 1 : 0;
+        std::vector<Handle> all;
+        const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+        while (all.size() < kHandles && !deadline.passed()) {
+            auto made = made_with(-1);
+            if (made.first == 0) {
+                all.push_back(std::move(made.second));
+            } else if (made.first != -ESHUTDOWN && ipcbus_reconnects(bus.get()) == 0) {
+                FAIL("something is kept: ", std::string(ipcbus_last_error()));
+            } else {
+                (void)ipcbus_state(bus.get());  // the last connection may not have ended yet
+            }
+        }
+        REQUIRE(all.size() == kHandles);
+    }
+    CHECK(refusals > 0);
+    CHECK(in_vain == 5);
+}
+
+}  // namespace
+
+TEST_CASE("a handle that cannot be made for want of memory leaves nothing behind") {
+    SUBCASE("one allocation fails") { only_one_fails = true; }
+    SUBCASE("all of them fail") { only_one_fails = false; }
+    const char* const name = "exhaustion/topic/that/is/too/long/for/a/string/to/hold";
+    SUBCASE("publisher") {
+        ipcbus_publisher_options options = IPCBUS_INIT(options);
+        options.ring_bytes = 65536;
+        make_without_memory<Publisher>([&](ipcbus_bus* bus, ipcbus_publisher** ret_publisher) {
+            return ipcbus_advertise(bus, name, &options, ret_publisher);
+        });
+    }
+    SUBCASE("subscriber") {
+        make_without_memory<Subscriber>([&](ipcbus_bus* bus, ipcbus_subscriber** ret_subscriber) {
+            return ipcbus_subscribe(bus, name, nullptr, ret_subscriber);
+        });
+    }
+    SUBCASE("set") {
+        make_without_memory<Set>([](ipcbus_bus* bus, ipcbus_set** ret_set) {
+            return ipcbus_set_create(bus, ret_set);
+        });
+    }
 }
