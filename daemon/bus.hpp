@@ -136,6 +136,7 @@ private:
     void meet_readers(Publication& publication);
     void attach_some(Client& client);
     void attached_all(Client& client);
+    [[nodiscard]] Lacking left_of(const Attaching& work) const;
     void meet(Publication& publication, Client& reader, Id subscription);
     void retry(Client& client);
     void retry_all();
@@ -171,6 +172,7 @@ private:
     bool spare_deferred_ = false;
     protocol::Id128 bus_id_{};
     Registry registry_;
+    std::uint64_t arrivals_ = 0;  ///< publications that the registry has got to know
     Lingering lingering_;
     std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
     std::unordered_map<Id, std::unique_ptr<Client>> clients_;

@@ -63,7 +63,8 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
     subscription.charge = std::move(charge).value();
     subscriptions_.emplace(id, &client);
     registry_.add_subscription(frame.filter, id);
-    client.attaching = Attaching{id, request, std::move(matches)};
+    client.attaching =
+        Attaching{.subscription = id, .request = request, .publications = std::move(matches)};
     attach_some(client);
 }
 
@@ -187,7 +188,8 @@ sys::Result<void> Bus::make_room(Client& reader, std::string_view what) {
     return reader.memory.back_slot(reader.slots.next());
 }
 
-/// Not done: the reader has no room, or the ring's content is a lie.
+/// Not done: the reader has no room, and the caller notes what it lacks; or the ring's content is a
+/// lie.
 Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
@@ -196,7 +198,6 @@ Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
         if (reader.incomplete.empty() && may_log()) {
             log_warning("{}: not attached: {}", reader.describe(), room.error().what);
         }
-        reader.wait_for_room(subscription.id, about.id);
         retry_soon();
         return Attach::no_room;
     }

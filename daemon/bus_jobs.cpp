@@ -6,13 +6,14 @@
 // the bus (bus.hpp), the daemon's one thread.
 //
 // A pair that matches is attached once: by whichever of the two came later, at once or in its job;
-// or, if there was no room, when there is. The latter leaves pairs alone that a job will come to,
-// and goes by the publications' ids: of a subscription that waits, all before one have had their
-// turn, and those after it wait as well.
+// or, if there was no room, when there is. The latter leaves pairs alone that a job will come to.
+// What a subscription lacks is known exactly, and not by what it has: that may have been let go of
+// since. It goes by the numbers of arrival, of which only one is kept (Lacking::from): publications
+// have their turn in that order, but for those whose own jobs came to the subscription late, which
+// are kept by name. (Their ids are given when their rings begin to be made: another order.)
 #include "bus.hpp"
 
 #include <algorithm>
-#include <iterator>
 
 namespace ipcbus::daemon {
 
@@ -62,14 +63,14 @@ void Bus::meet_readers(Publication& publication) {
 /// One that waits for others waits for this one, too.
 void Bus::meet(Publication& publication, Client& reader, Id subscription) {
     const Id id = publication.about().id;
-    if (reader.attaching && reader.attaching->subscription == subscription &&
-        reader.attaching->request == 0) {
+    if (reader.attaching && reader.attaching->subscription == subscription) {
         reader.attaching->publications.push_back(id);
-    } else if (reader.incomplete.count(subscription) != 0) {
-        reader.wait_for_room(subscription, id);
+    } else if (const auto waits = reader.incomplete.find(subscription);
+               waits != reader.incomplete.end()) {
+        waits->second.add(id, publication.arrival);
         retry(reader);
-    } else {
-        (void)attach(publication, reader.subscriptions.at(subscription));
+    } else if (attach(publication, reader.subscriptions.at(subscription)) == Attach::no_room) {
+        reader.incomplete.emplace(subscription, Lacking{.from = arrivals_ + 1, .before = {id}});
     }
 }
 
@@ -83,21 +84,33 @@ void Bus::attach_some(Client& client) {
             attached_all(client);
             return;
         }
-        const auto found = publications_.find(work.publications[work.next++]);
+        const auto found = publications_.find(work.publications[work.next]);
         if (found == publications_.end() || !found->second->registered) {
+            work.next++;
             continue;
         }
         const Attach result = attach(*found->second, subscription);
-        work.attached += result == Attach::done ? 1 : 0;
         if (result == Attach::no_room) {  // nor for those that follow, of this client
-            for (; work.next < work.publications.size(); work.next++) {
-                client.wait_for_room(work.subscription, work.publications[work.next]);
-            }
+            client.incomplete.emplace(work.subscription, left_of(work));
             client.retry_after.reset();
             attached_all(client);
             return;
         }
+        work.attached += result == Attach::done ? 1 : 0;
+        work.from = std::max(work.from, found->second->arrival + 1);
+        work.next++;
     }
+}
+
+Lacking Bus::left_of(const Attaching& work) const {
+    Lacking lacks{.from = work.from, .before = {}};
+    for (std::size_t i = work.next; i < work.publications.size(); i++) {
+        const auto found = publications_.find(work.publications[i]);
+        if (found != publications_.end() && found->second->registered) {
+            lacks.add(work.publications[i], found->second->arrival);
+        }
+    }
+    return lacks;
 }
 
 void Bus::attached_all(Client& client) {
@@ -144,21 +157,22 @@ void Bus::retry_next(Client& client) {
         return;
     }
     const Id id = next->first;
-    const Id first = next->second;
+    Lacking lacks = std::move(next->second);
     client.retry_after = id;
     client.incomplete.erase(next);
-    const Subscription& subscription = client.subscriptions.at(id);
-    std::vector<Id> has;
-    for (const Attachment* attachment : subscription.attachments.all()) {
-        has.push_back(attachment->publication->about().id);
+    std::vector<std::pair<std::uint64_t, Id>> later;
+    for (const Id one : registry_.publications_matching(client.subscriptions.at(id).filter)) {
+        const Publication& publication = *publications_.at(one);
+        if (publication.arrival >= lacks.from && !publication.will_meet(id)) {
+            later.emplace_back(publication.arrival, one);
+        }
     }
-    std::sort(has.begin(), has.end());
-    const std::vector<Id> matches = registry_.publications_matching(subscription.filter);
-    std::vector<Id> lacks;
-    std::set_difference(std::lower_bound(matches.begin(), matches.end(), first), matches.end(),
-                        has.begin(), has.end(), std::back_inserter(lacks));
-    std::erase_if(lacks, [&](Id one) { return publications_.at(one)->will_meet(id); });
-    client.attaching = Attaching{id, 0, std::move(lacks)};
+    std::sort(later.begin(), later.end());
+    client.attaching = Attaching{
+        .subscription = id, .publications = std::move(lacks.before), .from = lacks.from};
+    for (const auto& [arrival, one] : later) {
+        client.attaching->publications.push_back(one);
+    }
 }
 
 }  // namespace ipcbus::daemon

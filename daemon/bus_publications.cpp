@@ -184,6 +184,7 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
     }
     registry_.add_publication(about.topic, about.id);
     publication.registered = true;
+    publication.arrival = ++arrivals_;
     publication.arriving = true;
     publication.first_readers = registry_.subscriptions_matching(about.topic);
     std::reverse(publication.first_readers.begin(), publication.first_readers.end());

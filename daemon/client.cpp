@@ -39,11 +39,6 @@ std::string Client::describe() const {
     return fmt::format("client {} '{}' (uid {})", id, name, uid);
 }
 
-void Client::wait_for_room(Id subscription, Id publication) {
-    Id& first = incomplete.emplace(subscription, publication).first->second;
-    first = std::min(first, publication);
-}
-
 void Client::use_peer(const SharedPages& pages) {
     IPCBUS_ASSERT(pages);
     PeerLink& link = peers_[pages->client];

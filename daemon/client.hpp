@@ -60,11 +60,27 @@ struct Subscription {
     Charge charge;
 };
 
-/// A subscription being attached to publications that may be too many to be attached at once.
+/// What a subscription was not attached to, of the publications that it matches, for want of room.
+/// They are numbered as they arrived (Publication::arrival): in this order they have their turn,
+/// but for some that a job came to late. These take no more room here than they had in that job.
+struct Lacking {
+    std::uint64_t from = 0;  ///< all that arrived as that number or later, and
+    std::vector<Id> before;  ///< of those that arrived earlier, these
+
+    void add(Id publication, std::uint64_t arrival) {
+        if (arrival < from) {
+            before.push_back(publication);
+        }
+    }
+};
+
+/// A subscription being attached to publications that may be too many to be attached at once. Those
+/// that come to it meanwhile wait behind them.
 struct Attaching {
     Id subscription = 0;
     std::uint64_t request = 0;  ///< SUBSCRIBED is due to it; 0: not, or its connection is no more
     std::vector<Id> publications;
+    std::uint64_t from = 0;  ///< none that arrived as that number or later has had its turn
     std::size_t next = 0;
     std::uint32_t attached = 0;
 };
@@ -100,13 +116,11 @@ public:
     std::deque<Id> arriving;  ///< publications of its that readers are being attached to
     std::optional<Attaching> attaching;
     [[nodiscard]] bool has_job() const { return !arriving.empty() || attaching.has_value(); }
-    /// Subscriptions that were not attached to everything they match, for want of room, and from
-    /// which publication on: those before it have had their turn.
-    std::map<Id, Id> incomplete;
+    /// Subscriptions that were not attached to everything they match, for want of room.
+    std::map<Id, Lacking> incomplete;
     /// There may be room since: they are tried again, in turn, those behind the one named here. Not
     /// before a frame that waits: it may free more, or want what is free.
     std::optional<Id> retry_after;
-    void wait_for_room(Id subscription, Id publication);
     bool to_ring = false;  ///< it is in the bus's list of those
 
     /// For the log: "client 7 'pump' (uid 1000)".

@@ -92,6 +92,7 @@ public:
     bool overdue = false;                 ///< its end is stall_timeout ago
     std::uint64_t advertise_request = 0;  ///< ADVERTISED is due, to this request
     bool registered = false;              ///< the registry knows it
+    std::uint64_t arrival = 0;            ///< its number among all it ever knew
     bool arriving = false;                ///< ADVERTISED waits for all its first readers
     std::vector<Id> first_readers;        ///< subscriptions still to be attached then, descending
     bool blamed = false;                  ///< its lies have been logged

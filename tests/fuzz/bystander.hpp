@@ -90,6 +90,22 @@ public:
         }
     }
 
+    /// The publications that a subscription reads, in the order in which it was attached to them.
+    std::vector<u64> publications_of(u64 subscription) {
+        std::vector<u64> publications;
+        for (const u64 id : of_subscription_[subscription]) {
+            publications.push_back(publication_of_.at(id));
+        }
+        return publications;
+    }
+    /// Lets go of all that a subscription reads. (None of it may end meanwhile.)
+    void let_go(u64 subscription) {
+        for (const u64 id : of_subscription_[subscription]) {
+            send(protocol::Detached{id});
+        }
+        forget(subscription);
+    }
+
     /// Takes what has come, and does what the protocol wants of it.
     void listen() {
         for (Incoming& incoming : peer_.receive()) {
@@ -111,6 +127,7 @@ private:
     void forget(u64 subscription) {
         for (const u64 id : of_subscription_[subscription]) {
             attachments_.erase(id);
+            publication_of_.erase(id);
         }
         of_subscription_.erase(subscription);
     }
@@ -136,6 +153,7 @@ private:
             FUZZ_CHECK((pages_[frame.peer] & protocol::kPeerDoorbell) != 0);
             FUZZ_CHECK(attachments_.emplace(frame.attachment, frame.peer).second);
             of_subscription_[frame.subscription].push_back(frame.attachment);
+            publication_of_[frame.attachment] = frame.publication;
             FUZZ_CHECK(ever_attached_.insert(frame.attachment).second);
             FUZZ_CHECK(frame.start % protocol::kRecordAlignment == 0);
             return;
@@ -180,6 +198,7 @@ private:
     std::map<u64, u8> pages_;         ///< of each peer, what was introduced
     std::map<u64, u64> attachments_;  ///< and the writer's client
     std::map<u64, std::vector<u64>> of_subscription_;
+    std::map<u64, u64> publication_of_;  ///< of each attachment there ever was, but those let go of
     std::set<u64> ever_attached_;
     std::map<u64, u64> members_;  ///< attachments of readers, and the reader's client
 };

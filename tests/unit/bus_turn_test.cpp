@@ -164,3 +164,59 @@ TEST_CASE("slots that come free all at once are used piece by piece") {
     CHECK(turns > 2);
     f.turn_until_attached(kMany);
 }
+
+TEST_CASE("what had its turn is not attached again for the sake of what came to it late") {
+    std::optional<Scene> f;
+    std::size_t others = 0;
+    std::optional<protocol::Subscribed> all;
+    std::optional<protocol::Advertised> first;
+    u64 late = 0;
+    // There is one slot for the subscription to all.
+    SUBCASE("a ring that takes longer to be made") {
+        f.emplace(1);
+        all = f->reader->subscribe("#");
+        late = f->writer->ask(protocol::Advertise{.topic = "late", .ring_bytes = u64{64} << 20});
+        first = f->writer->advertise("first", 8192);
+    }
+    SUBCASE("a publication that has many others to be attached to before") {
+        others = kMany;
+        f.emplace(kMany + 1);
+        (void)f->subscribe("late", kMany);
+        all = f->reader->subscribe("#");
+        late = f->writer->ask(protocol::Advertise{.topic = "late"});
+        f->ask_in_between();
+        first = f->innocent->advertise("first", 8192);
+        CHECK(!f->writer->answered(late));
+    }
+    REQUIRE((all.has_value() && first.has_value()));
+    const auto advertised = f->writer->answer<protocol::Advertised>(late);
+    REQUIRE(advertised.has_value());
+    CHECK(advertised->publication < first->publication);
+    f->writer->send(protocol::Mapped{advertised->publication});
+    const auto listen = [&] {
+        f->reader->listen();
+        f->writer->listen();
+        f->innocent->listen();
+    };
+    const auto wait_until_it_reads = [&](u64 publication) {
+        fuzz::turn_until([&] {
+            listen();
+            return f->reader->attachment_count() == others + 1;
+        });
+        CHECK(f->reader->publications_of(all->subscription) == std::vector<u64>{publication});
+    };
+    wait_until_it_reads(first->publication);
+    f->reader->let_go(all->subscription);
+    wait_until_it_reads(advertised->publication);
+    f->reader->let_go(all->subscription);
+    fuzz::turn_until([&] {
+        listen();
+        return f->bus->attachment_count() == others || f->reader->attachment_count() != others;
+    });
+    // Nothing is attached in the turns that follow, either.
+    f->ask_in_between();
+    f->ask_in_between();
+    listen();
+    CHECK(f->bus->attachment_count() == others);
+    CHECK(f->reader->attachment_count() == others);
+}
