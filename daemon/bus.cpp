@@ -279,14 +279,12 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
             client.untell_peer(told.id, told.pages);
         } else if (told.what == Outbox::Told::What::attached) {
             Attachment* attachment = attachments_.find(told.id);
-            if (attachment == nullptr || attachment->reader_end != Attachment::Reader::told) {
-                continue;
-            }
-            if (attachment->publication->readable()) {
+            // One whose ring cannot be shown any more has ended, which is told again. The client
+            // may have it all the same: it is over when the client says so.
+            if (attachment != nullptr && attachment->reader_end == Attachment::Reader::told &&
+                attachment->publication->readable()) {
                 set_reader_end(*attachment, Attachment::Reader::ready);
                 tell_reader(*attachment);
-            } else {
-                let_go(*attachment);  // its ring has ended, and cannot be shown again
             }
         }
     }

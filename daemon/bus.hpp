@@ -131,6 +131,7 @@ private:
     void charge_holder(Publication& publication);
     void watch_readers(Publication& publication);
     void stall_time_over();
+    void give_up_showing(Attachment& attachment);
 
     // bus_jobs.cpp
     void meet_readers(Publication& publication);

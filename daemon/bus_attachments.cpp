@@ -152,7 +152,7 @@ void Bus::complain(Client& client, const protocol::Complain& frame) {
                      reader.describe(), topic);
         }
         detach_at_writer(attachment);
-        if (attachment.reader_end == Attachment::Reader::told) {
+        if (attachment.shown) {
             attachment.end_reason = static_cast<std::uint8_t>(protocol::EndReason::detached);
             tell_reader(attachment);
         } else {

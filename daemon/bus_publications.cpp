@@ -366,6 +366,24 @@ void Bus::watch_readers(Publication& publication) {
     }
 }
 
+/// A reader that has been owed the ring for too long does not get it any more. If it was shown on a
+/// connection before this one, it may have it: then only the reader can say that it has let go.
+void Bus::give_up_showing(Attachment& attachment) {
+    if (may_log()) {
+        log_warning(
+            "attachment {} to '{}': its reader took nothing for {} after the end of the "
+            "publication: detached",
+            attachment.id, attachment.publication->about().topic,
+            format_duration(config_.publications.stall_timeout_ns));
+    }
+    if (attachment.shown) {
+        set_reader_end(attachment, Attachment::Reader::told);
+        tell_reader(attachment);
+    } else {
+        let_go(attachment);
+    }
+}
+
 void Bus::stall_time_over() {
     const std::int64_t now_ns = sys::monotonic_ns();
     while (!overdue_.empty() && overdue_.front().first <= now_ns) {
@@ -379,14 +397,7 @@ void Bus::stall_time_over() {
         const std::vector<Attachment*> readers = publication.attachments.all();
         for (Attachment* attachment : readers) {
             if (attachment->reader_end == Attachment::Reader::ready) {
-                if (may_log()) {
-                    log_warning(
-                        "attachment {} to '{}': its reader took nothing for {} after the "
-                        "end of the publication: detached",
-                        attachment->id, publication.about().topic,
-                        format_duration(config_.publications.stall_timeout_ns));
-                }
-                let_go(*attachment);
+                give_up_showing(*attachment);
             }
         }
         release_publication(publication);

@@ -125,3 +125,61 @@ TEST_CASE("RESUME and a hang-up at once: the ring that was shown before stays ch
     watcher.send(protocol::Advertise{.topic = "b", .ring_bytes = 1 << 19});
     watcher.expect_error(EDQUOT, {"limits.per_uid.ring_bytes"});
 }
+
+TEST_CASE("RESUME: a ring that cannot be shown again stays charged until its reader has let go") {
+    DaemonFixture daemon("[publications]\nstall_timeout = \"100ms\"\nrings_ready = 0\n"
+                         "[limits.per_uid]\nring_bytes = \"1MiB\"\n");
+    constexpr u64 kHalf = u64{1} << 19;
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    RawClient watcher = RawClient::on_bus(daemon.socket_path(), "watcher");
+    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
+    const auto advertised = writer.advertise("a", kHalf);
+    writer.mapped(advertised.publication);
+    reader.expect_nothing();
+    reader.acknowledges = false;
+    reader.subscribe("a");
+    (void)reader.expect<protocol::Peer>();
+    const auto attached = reader.expect<protocol::Attached>();
+    std::optional<RawClient> next;
+    const auto resume = [&] {
+        next.emplace(daemon.socket_path());
+        next->acknowledges = false;
+        (void)next->answer<protocol::Welcome>(next->send(resume_of(reader)));
+    };
+    SUBCASE("it had ended before") {
+        writer.unadvertise(advertised.publication);
+        CHECK(reader.expect<protocol::Ended>().attachment == attached.attachment);
+        resume();
+    }
+    SUBCASE("it ends while descriptors of others are on the way to it") {
+        // So many that read what it publishes that their pages, told first, are all it may be sent.
+        std::vector<RawClient> many;
+        for (int i = 0; i < 32; i++) {
+            many.push_back(RawClient::on_bus(daemon.socket_path(), "many"));
+            many.back().subscribe("b");
+        }
+        reader.mapped(reader.advertise("b", 4096).publication);
+        (void)reader.drain();
+        resume();
+        (void)next->drain();
+        writer.unadvertise(advertised.publication);
+    }
+    // It has the ring, in `reader.fds`.
+    for (bool ended = false; !ended;) {
+        const std::optional<Incoming> incoming = next->next();
+        REQUIRE(incoming.has_value());
+        CHECK(incoming->header.type != protocol::FrameType::attached);
+        ended = incoming->header.type == protocol::FrameType::ended;
+        if (ended) {
+            const auto frame = decoded<protocol::Ended>(*incoming);
+            CHECK(frame.attachment == attached.attachment);
+            CHECK(frame.reason == static_cast<protocol::u8>(protocol::EndReason::publisher_gone));
+        }
+    }
+    const u64 refused = watcher.send(protocol::Advertise{.topic = "c", .ring_bytes = kHalf});
+    watcher.expect_error(EDQUOT, {"limits.per_uid.ring_bytes"});
+    CHECK(watcher.request == refused);
+    next->send_with(protocol::Detached{attached.attachment}, 0);
+    next->expect_nothing();
+    (void)watcher.advertise("c", kHalf);
+}
