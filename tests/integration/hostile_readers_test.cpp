@@ -34,6 +34,7 @@ constexpr int kCrowd = 100;
 struct Scene {
     Milestone ready;
     std::atomic<u32> over{0};
+    std::atomic<u32> all_published{0};  ///< after over: none follows
     std::atomic<u64> published{0};
     std::atomic<u64> received{0};
     std::atomic<u64> held{0};  ///< publishes that took most of stall_timeout
@@ -55,6 +56,7 @@ int publisher(const std::string& address, Scene& scene) {
         scene.longest_ns = std::max<std::int64_t>(scene.longest_ns, took_ns);
         scene.published = number;
     }
+    scene.all_published = 1;
     (void)scene.ready.wait(2);  // until all have been read
     return 0;
 }
@@ -64,7 +66,8 @@ int honest(const std::string& address, Scene& scene) {
     const Subscriber in = subscribe(bus, "victim");
     for (u64 expected = 1;; expected++) {
         const Received got = receive(in, 100 * kMillisecondNs);
-        if (got.result == -ETIMEDOUT && scene.over != 0 && scene.received == scene.published) {
+        if (got.result == -ETIMEDOUT && scene.all_published != 0 &&
+            scene.received == scene.published) {
             scene.ready.raise();
             return 0;
         }
