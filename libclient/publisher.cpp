@@ -116,11 +116,23 @@ bool Publisher::plain() const {
 }
 
 int Publisher::publish(std::string_view topic, const void* data, std::size_t bytes) {
-    if (topic.empty() && plain() && publish_plainly(*ring_, data, bytes)) {
-        publishes_until_look_--;
-        finish();
-        return 0;
+    if (topic.empty() && plain()) {
+        RingPublisher& ring = *ring_;
+        if (publish_plainly(ring, data, bytes)) {
+            publishes_until_look_--;
+            return ring.finished() && !ring.readers().empty() ? 0 : finished_slowly();
+        }
     }
+    return publish_slowly(topic, data, bytes);
+}
+
+/// Out of line, as publish_slowly(): what it calls would cost the short way registers.
+int Publisher::finished_slowly() {
+    finish();
+    return 0;
+}
+
+int Publisher::publish_slowly(std::string_view topic, const void* data, std::size_t bytes) {
     u16 topic_bytes = 0;
     if (const int error = prepare(topic, bytes, &topic_bytes); error != 0) {
         return error;

@@ -68,6 +68,9 @@ private:
     int too_large(std::size_t bytes) const;
     int refused(protocol::RingPublisher::Status status) const;
     void finish();
+    [[gnu::noinline]] int finished_slowly();
+    [[gnu::noinline]] int publish_slowly(std::string_view topic, const void* data,
+                                         std::size_t bytes);
     void write(u16 topic_bytes, const void* data, std::size_t bytes);
     void look_at_daemon();
     void move(i64 now_ns);

@@ -338,22 +338,22 @@ void Subscriber::note_plain(Attached& attached) {
 /// The short way, for most messages: the one that follows the last in the same ring. False: it is
 /// not there, or there is more to say of it, and nothing has happened. Who else may have a message,
 /// or what the daemon may have said, is looked at after kPlainMax of them, or when there is none.
-inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
+[[gnu::always_inline]] inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
                                         ipcbus_message* ret_message) {
     plain_left_--;
     plain_taken_++;
     note_thread();
     Attached& attached = *plain_;
-    const u64 position = attached.reader().position();
+    const RingReader& reader = attached.reader();
+    const u64 position = reader.position();
     Record record;
-    if (attached.reader().look(record) != RingReader::Look::record ||
-        record.payload_bytes > bytes) {
+    if (!reader.record_at(position, reader.expected(), record) || record.payload_bytes > bytes) {
         return false;
     }
     if (record.payload_bytes != 0) {
         protocol::copy_untrusted(buffer, record.payload, record.payload_bytes);
     }
-    if (!attached.reader().intact(position)) {
+    if (!reader.intact(position)) {
         return false;
     }
     if (ret_message != nullptr) {
@@ -366,9 +366,14 @@ inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
 
 int Subscriber::receive(void* buffer, std::size_t bytes, i64 timeout_ns,
                         ipcbus_message* ret_message) {
-    if (plain() && receive_plainly(buffer, bytes, ret_message)) {
-        return 0;
-    }
+    return plain() && receive_plainly(buffer, bytes, ret_message)
+               ? 0
+               : receive_slowly(buffer, bytes, timeout_ns, ret_message);
+}
+
+/// Out of line: what it calls would cost the short way registers.
+int Subscriber::receive_slowly(void* buffer, std::size_t bytes, i64 timeout_ns,
+                               ipcbus_message* ret_message) {
     if (const int error = begin_use(); error != 0) {
         return error;
     }

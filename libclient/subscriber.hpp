@@ -96,6 +96,8 @@ private:
     const protocol::RingReader* only_active();
     bool only_plain();
     bool receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
+    [[gnu::noinline]] int receive_slowly(void* buffer, std::size_t bytes, i64 timeout_ns,
+                                         ipcbus_message* ret_message);
     i64 borrow_plainly(ipcbus_message* ret_messages, std::size_t count);
     void taken(Attached& attached, u64 next);
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);

@@ -110,6 +110,13 @@ public:
         }
         return slept;
     }
+    /// Whether finish() would find nothing to do, as it mostly does for a writer without a fence.
+    [[nodiscard]] bool finished() const {
+        sys::barrier_by_others();  // pairs with [F4]
+        // [M1] acquire: pairs with [J1].
+        return unfenced_ && !readers_.called(*words_.publication) &&
+               words_.mailbox->attention.load(std::memory_order_acquire) == taken_;
+    }
     /// Rings every reader that sleeps, although there is no news in the ring.
     void call_readers() {
         readers_.set_round_due();
