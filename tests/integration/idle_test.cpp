@@ -142,7 +142,9 @@ int awake_publisher(const std::string& address, std::uint64_t messages, Flow& fl
         if (i == kOnTheWay) {
             mark();  // warm: its memory has been touched, its reader is awake
         }
+        const sys::Deadline deadline = sys::Deadline::after(2 * kLongNs);
         while (i >= flow.received.load(std::memory_order_acquire) + kOnTheWay) {
+            must_be(!deadline.passed(), "the reader has gone");  // asks the clock, not the kernel
         }
         (void)must(ipcbus_publish(publisher.get(), text, sizeof(text)), "publish");
         if (i == messages) {
