@@ -5,64 +5,11 @@
 
 #include "bus.hpp"
 #include "error_text.hpp"
-
-#include <sched.h>
+#include "protocol/spin_budget.hpp"
 
 #include <algorithm>
 
 namespace ipcbus::client {
-
-/// How long to spin before sleeping. Spinning pays when the message comes sooner than a wake-up
-/// would take (tens of microseconds between virtual CPUs), and costs a CPU when not: so the budget
-/// doubles when a wait was that short, and halves when it was not. Always above zero, so that a
-/// change of pace is noticed. A spin that fails all the same, again and again (whoever publishes
-/// needs this very CPU, or comes just after the budget), is tried ever more rarely.
-class SpinBudget {
-public:
-    /// spin_ns: 0 adapts, negative never spins, positive is a fixed budget.
-    explicit SpinBudget(i64 spin_ns) : fixed_ns_(spin_ns) {}
-
-    [[nodiscard]] bool adaptive() const { return fixed_ns_ == 0; }
-    /// For the wait that begins now.
-    [[nodiscard]] i64 ns() const {
-        if (!adaptive()) {
-            return std::max<i64>(fixed_ns_, 0);
-        }
-        return held_off_ != 0 ? kLeastNs : adaptive_ns_;
-    }
-    /// The message came while this thread was spinning.
-    void spun() {
-        adaptive_ns_ = std::min(adaptive_ns_ * 2, kMostNs);
-        failures_ = 0;
-        held_off_ = 0;
-    }
-    /// It came only when this thread slept, `ns` after the wait began.
-    void slept(i64 ns) {
-        if (held_off_ != 0) {
-            held_off_--;
-            return;
-        }
-        if (ns > kPaysNs) {
-            adaptive_ns_ = std::max(adaptive_ns_ / 2, kLeastNs);
-            return;
-        }
-        adaptive_ns_ = std::min(adaptive_ns_ * 2, kMostNs);
-        if (++failures_ >= kFailuresMax) {
-            held_off_ = 1U << std::min(failures_ - kFailuresMax + 3, 10U);
-        }
-    }
-
-private:
-    static constexpr i64 kPaysNs = 60'000;
-    static constexpr i64 kMostNs = 50'000;
-    static constexpr i64 kLeastNs = 1'000;
-    static constexpr u32 kFailuresMax = 8;
-
-    i64 fixed_ns_;
-    i64 adaptive_ns_ = 20'000;
-    u32 failures_ = 0;  ///< spins in a row that were in vain although the wait was short
-    u32 held_off_ = 0;  ///< waits without a try
-};
 
 /// KEEPING OFF THE WRITER'S HEELS. A reader that takes each record as it comes makes both slow:
 /// each line is fetched from the writer's cache the moment it is written, one by one. A reader that
@@ -177,7 +124,7 @@ private:
 /// How one subscriber, or set, waits.
 struct Patience {
     explicit Patience(i64 spin_ns) : budget(spin_ns) {}
-    SpinBudget budget;
+    protocol::SpinBudget budget;
     Distance distance;
 };
 
@@ -216,13 +163,11 @@ template <class TryOnce, class Watched, class TryWatched>
 int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience& patience,
                protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once,
                Watched&& watched, TryWatched&& try_watched) {
-    constexpr i64 kYieldAfterNs = 2'000;
-    constexpr i64 kContendedNs = 20'000;
     int result = try_once();
     if (result != -EAGAIN || timeout_ns == 0) {
         return result;
     }
-    SpinBudget& budget = patience.budget;
+    protocol::SpinBudget& budget = patience.budget;
     const i64 began_ns = sys::monotonic_ns();
     i64 now_ns = began_ns;
     if (const i64 away_ns = patience.distance.found_empty(began_ns); away_ns != 0) {
@@ -258,15 +203,8 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
             alone = watched();  // the look may have been the end of its attachment
         }
         now_ns = sys::monotonic_ns();
-        if (budget.adaptive() && now_ns - began_ns > kYieldAfterNs) {
-            // Whoever is to publish, or others who read, may be waiting for this very CPU. When
-            // somebody else has had it for long, sleeping is what wakes up sooner.
-            (void)::sched_yield();
-            const i64 back_ns = sys::monotonic_ns();
-            if (back_ns - now_ns > kContendedNs) {
-                break;
-            }
-            now_ns = back_ns;
+        if (budget.adaptive() && !protocol::give_way(began_ns, now_ns)) {
+            break;
         }
     }
     for (;;) {

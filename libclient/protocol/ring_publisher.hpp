@@ -26,7 +26,8 @@
 // Attention may be seen one publish late: settle_start's margin covers what that publish may write,
 // for a raise has a fence of its own, and the reader that joins looks before it sleeps.
 //
-// WHEN THE RING IS FULL
+// WHEN THE RING IS FULL the writer looks again for as long as that has paid (spin_budget.hpp), with
+// nothing stored that a reader would have to act upon; then it waits:
 //   [B1] v = own bell, acquire   [B2] wanted = the cursor needed; asleep = odd   [B3] full fence
 //   [B4] look at attention and at the socket: take in what changed; recompute [W1] [W2]
 //   [B5] still full: FUTEX_WAIT(v), a slice   [B6] wanted = 0 and asleep = even when it goes on.
@@ -47,6 +48,7 @@
 
 #include "protocol/reader_table.hpp"
 #include "protocol/ring_writer.hpp"
+#include "protocol/spin_budget.hpp"
 #include "sys/clock.hpp"
 #include "sys/membarrier.hpp"
 
@@ -150,6 +152,7 @@ private:
 
     Status make_room(u64 bytes, i64 timeout_ns);
     Status block(u64 bytes, const sys::Deadline& deadline);
+    bool spin(u64 bytes, const sys::Deadline& deadline);
     bool raise(u64 bytes);
     bool stop_fencing();
     bool fence_again();
@@ -170,6 +173,7 @@ private:
     i64 stall_timeout_ns_;
     i64 waited_ns_ = 0;        ///< of the current slice
     i64 last_full_ns_ = 0;     ///< when a publish that does not wait last found the ring full
+    SpinBudget budget_{0};
     u32 fruitless_wakes_ = 0;
     u32 asleep_episode_ = 0;
     u32 quiet_ = 0;  ///< publishes in a row in which nobody slept

@@ -29,9 +29,9 @@
  * or room; right after the connection was made again a call may wait for the new daemon's answer.
  * OPTION STRUCTS begin with struct_size = sizeof of the struct you compiled with; zero the rest for
  * defaults (IPCBUS_INIT does both). NULL options are all defaults.
- * SIGNALS. Waits for data, and a connect that waits for a daemon to come, end with -EINTR when a
- * signal handler ran (but not while they spin: see spin_ns); requests to the daemon (advertise,
- * subscribe) go on. A daemon that does not answer within 10 s is treated as one that is gone.
+ * SIGNALS. Waits for data or room, and a connect that waits for a daemon, end with -EINTR when a
+ * signal handler ran (but not while they spin: spin_ns; at most 50 us for room). Requests to the
+ * daemon (advertise, subscribe) go on. One that does not answer within 10 s is taken for gone.
  * FORK. A child inherits no connection: its handles answer -ECHILD. Close them there, or exec.
  *
  * See ipcbus(3) for an overview with examples and ipcbus-protocol(7) for what happens underneath.

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long a thread spins before it sleeps: a reader for a message, a writer for room. Each waiter
+// has its own; one thread at a time. No shared memory.
+#pragma once
+
+#include "protocol/layout.hpp"
+#include "sys/clock.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+
+namespace ipcbus::protocol {
+
+/// How long to spin before sleeping. Spinning pays when the message comes sooner than a wake-up
+/// would take (tens of microseconds between virtual CPUs), and costs a CPU when not: so the budget
+/// doubles when a wait was that short, and halves when it was not. Always above zero, so that a
+/// change of pace is noticed. A spin that fails all the same, again and again (whoever publishes
+/// needs this very CPU, or comes just after the budget), is tried ever more rarely.
+class SpinBudget {
+public:
+    /// spin_ns: 0 adapts, negative never spins, positive is a fixed budget.
+    explicit SpinBudget(i64 spin_ns) : fixed_ns_(spin_ns) {}
+
+    [[nodiscard]] bool adaptive() const { return fixed_ns_ == 0; }
+    /// For the wait that begins now.
+    [[nodiscard]] i64 ns() const {
+        if (!adaptive()) {
+            return std::max<i64>(fixed_ns_, 0);
+        }
+        return held_off_ != 0 ? kLeastNs : adaptive_ns_;
+    }
+    /// The message came while this thread was spinning.
+    void spun() {
+        adaptive_ns_ = std::min(adaptive_ns_ * 2, kMostNs);
+        failures_ = 0;
+        held_off_ = 0;
+    }
+    /// It came only when this thread slept, `ns` after the wait began.
+    void slept(i64 ns) {
+        if (held_off_ != 0) {
+            held_off_--;
+            return;
+        }
+        if (ns > kPaysNs) {
+            adaptive_ns_ = std::max(adaptive_ns_ / 2, kLeastNs);
+            return;
+        }
+        adaptive_ns_ = std::min(adaptive_ns_ * 2, kMostNs);
+        if (++failures_ >= kFailuresMax) {
+            held_off_ = 1U << std::min(failures_ - kFailuresMax + 3, 10U);
+        }
+    }
+
+private:
+    static constexpr i64 kPaysNs = 60'000;
+    static constexpr i64 kMostNs = 50'000;
+    static constexpr i64 kLeastNs = 1'000;
+    static constexpr u32 kFailuresMax = 8;
+
+    i64 fixed_ns_;
+    i64 adaptive_ns_ = 20'000;
+    u32 failures_ = 0;  ///< spins in a row that were in vain although the wait was short
+    u32 held_off_ = 0;  ///< waits without a try
+};
+
+/// Called now and then while spinning, by who began at `began_ns`: whoever is waited for, or others
+/// who wait, may need this very CPU. False: somebody else has had it for long, and sleeping is what
+/// wakes up sooner. `now_ns` becomes the time.
+inline bool give_way(i64 began_ns, i64& now_ns) {
+    constexpr i64 kYieldAfterNs = 2'000;
+    constexpr i64 kContendedNs = 20'000;
+    if (now_ns - began_ns <= kYieldAfterNs) {
+        return true;
+    }
+    (void)::sched_yield();
+    const i64 back_ns = sys::monotonic_ns();
+    const bool contended = back_ns - now_ns > kContendedNs;
+    now_ns = back_ns;
+    return !contended;
+}
+
+}  // namespace ipcbus::protocol
