@@ -130,6 +130,32 @@ TEST_CASE("while blocked: wanted and asleep are there, and room is taken at once
     CHECK(scene.writer.asleep(1).load() % 2 == 0);
 }
 
+TEST_CASE("room that comes at once needs nobody to be woken") {
+    constexpr u32 kRounds = 500;
+    Scene scene;
+    scene.add(1, 0);
+    scene.fill_up();
+    std::atomic<u64> freed{0};
+    std::thread thread([&] {
+        for (u32 round = 0; round < kRounds;) {
+            if (const u64 needed = freed.exchange(0); needed != 0) {
+                scene.reader.slot(0).cursor.store(needed);
+                full_fence();
+                ring_bell(scene.writer.waiter(1).bell);
+                round++;
+            }
+            std::this_thread::yield();
+        }
+    });
+    for (u32 round = 0; round < kRounds; round++) {
+        freed = scene.publisher.writer().cursor_needed(record_bytes(0, 48));
+        CHECK(scene.publish(48, kLong / 3) == Status::ok);
+    }
+    thread.join();
+    // An episode begins and ends with each sleep. A busy machine may make some waits long.
+    CHECK(scene.writer.asleep(1).load() / 2 < kRounds);
+}
+
 TEST_CASE("many honest readers that make way one by one are not taken for malice") {
     constexpr u32 kReaders = 60;
     Scene scene;
