@@ -109,12 +109,22 @@ class Tidy:
             if name.parent == folder and name.name != "meson.build" and f"'{name.name}'" not in build:
                 self.fault(name, 1, "a public header that meson.build does not name")
 
+    def check_protocol_page(self):
+        """What a client without the library sends first is what the daemon wants."""
+        layout = self.files[pathlib.Path("libclient/protocol/layout.hpp")]
+        version = re.search(r"kLayoutVersion = (\d+);", layout).group(1)
+        name = pathlib.Path("libclient/man/ipcbus-protocol.7.scd")
+        said = re.findall(r"(?:memory\s+layout|u32 +layout_version) +(\d+)", self.files[name])
+        if len(said) != 3 or set(said) != {version}:
+            self.fault(name, 1, f"says layout version {said}, it is {version}, and said three times")
+
     def check(self):
         for name, text in self.files.items():
             self.check_head(name, text)
             self.check_lines(name, text)
         self.check_tags()
         self.check_public_headers()
+        self.check_protocol_page()
         return self.faults
 
 
