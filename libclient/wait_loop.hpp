@@ -8,6 +8,7 @@
 #include "protocol/spin_budget.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace ipcbus::client {
 
@@ -202,8 +203,8 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
             }
             alone = watched();  // the look may have been the end of its attachment
         }
-        now_ns = sys::monotonic_ns();
-        if (budget.adaptive() && !protocol::give_way(began_ns, now_ns)) {
+        const i64 before_ns = std::exchange(now_ns, sys::monotonic_ns());
+        if (budget.adaptive() && protocol::was_interrupted(before_ns, now_ns)) {
             break;
         }
     }

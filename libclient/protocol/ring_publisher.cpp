@@ -4,6 +4,7 @@
 #include "protocol/ring_publisher.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace ipcbus::protocol {
 
@@ -157,8 +158,8 @@ bool RingPublisher::spin(u64 bytes, const sys::Deadline& deadline) {
             budget_.spun();
             return true;
         }
-        now_ns = sys::monotonic_ns();
-        if (!give_way(began_ns, now_ns)) {
+        const i64 before_ns = std::exchange(now_ns, sys::monotonic_ns());
+        if (was_interrupted(before_ns, now_ns)) {
             break;
         }
     }

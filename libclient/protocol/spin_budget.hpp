@@ -4,9 +4,6 @@
 #pragma once
 
 #include "protocol/layout.hpp"
-#include "sys/clock.hpp"
-
-#include <sched.h>
 
 #include <algorithm>
 
@@ -64,20 +61,10 @@ private:
     u32 held_off_ = 0;  ///< waits without a try
 };
 
-/// Called now and then while spinning, by who began at `began_ns`: whoever is waited for, or others
-/// who wait, may need this very CPU. False: somebody else has had it for long, and sleeping is what
-/// wakes up sooner. `now_ns` becomes the time.
-inline bool give_way(i64 began_ns, i64& now_ns) {
-    constexpr i64 kYieldAfterNs = 2'000;
-    constexpr i64 kContendedNs = 20'000;
-    if (now_ns - began_ns <= kYieldAfterNs) {
-        return true;
-    }
-    (void)::sched_yield();
-    const i64 back_ns = sys::monotonic_ns();
-    const bool contended = back_ns - now_ns > kContendedNs;
-    now_ns = back_ns;
-    return !contended;
-}
+/// Whether somebody else has had this CPU between two looks at the clock, which a spinning thread
+/// takes within a microsecond: then whoever is waited for may need it, and sleeping wakes up sooner.
+/// sched_yield() would find out earlier. But with Linux 6.18, beside a process of class SCHED_IDLE,
+/// threads that yield all the time leave others, the kernel's own too, without a CPU for a minute.
+inline bool was_interrupted(i64 before_ns, i64 now_ns) { return now_ns - before_ns > 20'000; }
 
 }  // namespace ipcbus::protocol

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # What libipcbus.so exports, what libipcbus.map names and what ipcbus.h declares must be the same
 # functions: a name too few breaks programs when they link, a name too many can never be taken
-# away. Usage: exports.sh LIBRARY MAP HEADER; prints the differences, exits 1 if there are any.
+# away. And the library must not yield. Usage: exports.sh LIBRARY MAP HEADER; prints what is wrong,
+# exits 1 if anything is.
 set -eu
 export LC_ALL=C
 library=$1 map=$2 header=$3
@@ -30,4 +31,8 @@ compare() {
 [ -s "$directory/header" ] || { echo "no functions found in $header"; exit 1; }
 compare header map
 compare map library
+if nm -D --undefined-only "$library" | grep -w sched_yield; then
+    echo "the library yields: libclient/protocol/spin_budget.hpp says why it must not"
+    status=1
+fi
 exit $status
