@@ -120,6 +120,7 @@ Result<void> Publisher::advertise() {
     const Bus::Lock guard = bus_.lock();
     ring_ = std::move(next);
     publishes_until_look_ = 0;
+    plain_bytes_ = 0;  // of the ring before
     peers_.clear();
     home_ = std::move(home);
     generation_ = generation;

@@ -338,8 +338,8 @@ void Subscriber::note_plain(Attached& attached) {
 /// The short way, for most messages: the one that follows the last in the same ring. False: it is
 /// not there, or there is more to say of it, and nothing has happened. Who else may have a message,
 /// or what the daemon may have said, is looked at after kPlainMax of them, or when there is none.
-[[gnu::always_inline]] inline bool Subscriber::receive_plainly(void* buffer, std::size_t bytes,
-                                        ipcbus_message* ret_message) {
+[[gnu::always_inline]] inline bool
+Subscriber::receive_plainly(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
     plain_left_--;
     plain_taken_++;
     note_thread();

@@ -89,6 +89,7 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
         return Status::ok;
     }
     const sys::Deadline deadline = sys::Deadline::after(timeout_ns);
+    const i64 began_ns = sys::monotonic_ns();
     if (spin(bytes, deadline)) {
         not_full();
         return Status::ok;
@@ -97,11 +98,10 @@ RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {
         RingPublisher& publisher;
         ~Blocked() { publisher.go_on(); }
     } const blocked{*this};  // taking membership in may run out of memory, and throw
-    const i64 began_ns = sys::monotonic_ns();
     const Status status = block(bytes, deadline);
+    budget_.slept(sys::monotonic_ns() - began_ns);
     if (status == Status::ok) {
         not_full();
-        budget_.slept(sys::monotonic_ns() - began_ns);
     }
     return status;
 }
@@ -150,7 +150,8 @@ bool RingPublisher::spin(u64 bytes, const sys::Deadline& deadline) {
     constexpr int kPausesPerLook = 32;
     const i64 began_ns = sys::monotonic_ns();
     const i64 until_ns = std::min(began_ns + budget_.ns(), deadline.at_ns);
-    for (i64 now_ns = began_ns; now_ns < until_ns;) {
+    i64 now_ns = began_ns;
+    while (now_ns < until_ns) {
         for (int i = 0; i < kPausesPerLook; i++) {
             cpu_relax();
         }
@@ -163,6 +164,8 @@ bool RingPublisher::spin(u64 bytes, const sys::Deadline& deadline) {
             break;
         }
     }
+    // It counts as waiting: who never waits for longer must find out who stands still, too.
+    waited(bytes, std::min(now_ns, until_ns) - began_ns);
     return false;
 }
 

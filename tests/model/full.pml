@@ -28,7 +28,8 @@
  *
  * NOT HERE: strides of `announced` and records of several units (ring.pml), bitmaps (wake.pml),
  * clocks: from when slices are counted, and who is demoted with another, is a unit test's, and so is
- * `hurry` [B7] [C3], which makes each move seen in them.
+ * `hurry` [B7] [C3], which makes each move seen in them. spin(): looks before [B1] that store
+ * nothing.
  */
 #define TWINS                                                                                    \
     X(NO_FENCE_C1)                                                                               \
