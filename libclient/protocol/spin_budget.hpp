@@ -64,8 +64,9 @@ private:
 /// Whether somebody else has had this CPU between two looks at the clock, which a spinning thread
 /// takes within a microsecond (or it has hundreds of rings to look at, and should rather sleep):
 /// then whoever is waited for may need it, and sleeping wakes up sooner. sched_yield() would find
-/// out earlier. But with Linux 6.18, beside a process of class SCHED_IDLE, threads that yield all
-/// the time leave others, the kernel's own too, without a CPU for a minute.
+/// out earlier. But the scheduler of Linux 6.18 loses its reference of virtual time when threads
+/// yield all the time beside others of low weight (nice, SCHED_IDLE): whoever should run next, the
+/// kernel's own threads too, is then without a CPU for a minute.
 inline bool was_interrupted(i64 before_ns, i64 now_ns) { return now_ns - before_ns > 20'000; }
 
 }  // namespace ipcbus::protocol
