@@ -313,6 +313,10 @@ int ipcbus_release(ipcbus_subscriber* subscriber) {
     return guarded([&] { return subscriber->subscriber->release(); });
 }
 
+int ipcbus_fd(ipcbus_subscriber* subscriber) {
+    return guarded([&] { return subscriber->subscriber->fd(); });
+}
+
 uint64_t ipcbus_lost(const ipcbus_subscriber* subscriber) { return subscriber->subscriber->lost(); }
 
 uint32_t ipcbus_publication_count(const ipcbus_subscriber* subscriber) {
@@ -375,6 +379,10 @@ int ipcbus_set_wait(ipcbus_set* set, int64_t timeout_ns, ipcbus_subscriber** ret
         }
         return error;
     });
+}
+
+int ipcbus_set_fd(ipcbus_set* set) {
+    return guarded([&] { return set->set->fd(); });
 }
 
 // ------------------------------------------------------------------------------------- about

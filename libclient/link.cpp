@@ -7,15 +7,12 @@
 #include "sys/room.hpp"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <map>
-#include <mutex>
 
 namespace ipcbus::client {
 
@@ -37,29 +34,6 @@ T* words_at(const sys::Mapping& page, u64 offset) {
 
 bool is_before(const sys::Ref<PeerPages>& pages, u64 client) { return pages->client() < client; }
 
-/// The links of this process, so that a forked child can close their sockets: it would keep the
-/// parent's connections open, and is no client itself. Any thread; the handlers of pthread_atfork.
-struct OpenLinks {
-    std::mutex mutex;
-    std::map<const Link*, sys::UniqueFd*> sockets;
-};
-OpenLinks& open_links() {
-    static OpenLinks* const links = [] {
-        auto* made = new OpenLinks;  // never freed: handlers of a fork cannot be taken back
-        (void)::pthread_atfork([] { open_links().mutex.lock(); },
-                               [] { open_links().mutex.unlock(); },
-                               [] {
-                                   for (const auto& [link, socket] : open_links().sockets) {
-                                       socket->reset();
-                                   }
-                                   open_links().sockets.clear();
-                                   open_links().mutex.unlock();
-                               });
-        return made;
-    }();
-    return *links;
-}
-
 }  // namespace
 
 // --------------------------------------------------------------------------------------- Link
@@ -72,14 +46,9 @@ sys::Error refusal(const protocol::ErrorFrame& frame) {
     return fail(static_cast<int>(frame.code), frame.text);
 }
 
-Link::Link() {
-    const std::lock_guard guard(open_links().mutex);
-    open_links().sockets.emplace(this, &socket_);
-}
+Link::Link() = default;
 
 Link::~Link() {
-    const std::lock_guard guard(open_links().mutex);
-    open_links().sockets.erase(this);
     // Whoever has inherited the socket keeps it open: the daemon is told all the same.
     (void)::shutdown(socket_.get(), SHUT_RDWR);
 }
@@ -94,11 +63,7 @@ Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::str
     for (bool again = true;; again = false) {
         std::shared_ptr<Link> link(new Link);
         const i64 left_ns = connect.never() ? -1 : connect.remaining_ns();
-        sys::UniqueFd socket = IPCBUS_TRY(sys::connect_unix(path, left_ns));
-        {
-            const std::lock_guard guard(open_links().mutex);
-            link->socket_ = std::move(socket);
-        }
+        link->socket_.reset(IPCBUS_TRY(sys::connect_unix(path, left_ns)));
         Result<void> greeted = link->greet(name, answer_timeout_ns);
         if (greeted.ok()) {
             return link;

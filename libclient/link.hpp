@@ -9,8 +9,8 @@
 #include "protocol/frame_reader.hpp"
 #include "rings.hpp"
 #include "sys/clock.hpp"
+#include "sys/fork_closed_fd.hpp"
 #include "sys/mapping.hpp"
-#include "sys/unique_fd.hpp"
 
 #include <deque>
 #include <memory>
@@ -108,7 +108,7 @@ private:
     sys::Result<void> map_pages();
     void send_bytes();
 
-    sys::UniqueFd socket_;
+    sys::ForkClosedFd socket_;
     protocol::FrameReader frame_reader_;
     std::deque<sys::UniqueFd> fds_;
     std::vector<std::byte> out_;

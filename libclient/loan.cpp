@@ -121,14 +121,17 @@ i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::s
     const auto try_once = [&] {
         return static_cast<int>(std::min<i64>(try_borrow(ret_messages, count), 1));
     };
-    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, try_once,
-                                  [&] { return only_active(); },
-                                  [&] {
-                                      return only_plain() &&
-                                                     borrow_plainly(ret_messages, count) != 0
-                                                 ? 1
-                                                 : -EAGAIN;
-                                  });
+    const auto wait = [&](i64 for_ns) {
+        return wait_until(waiter(), &source_, patience_, *this, for_ns, try_once,
+                          [&] { return only_active(); },
+                          [&] {
+                              return only_plain() && borrow_plainly(ret_messages, count) != 0
+                                         ? 1
+                                         : -EAGAIN;
+                          });
+    };
+    const int result = wait_or_arm(readiness_.get(), waiter(), *this, timeout_ns, wait,
+                                   [this] { note_armed(); });
     if (result == 1) {
         waiter().fruitful();
         return static_cast<i64>(loan_count_);

@@ -23,6 +23,9 @@ Result<void> Set::take_waiter() {
     if (waiter_ == nullptr) {
         waiter_ = std::make_unique<protocol::Waiter>(words);
     } else {
+        if (readiness_ != nullptr) {
+            readiness_->let_go();
+        }
         waiter_->rebind(words);
     }
     taken.keep();
@@ -50,6 +53,7 @@ Set::~Set() {
     while (!subscribers_.empty()) {
         (void)remove(*subscribers_.back());
     }
+    readiness_.reset();  // before its bell goes
     if (waiter_ != nullptr) {
         const Bus::Lock guard = bus_.lock();
         link_->give_waiter(waiter_number_);
@@ -66,6 +70,10 @@ int Set::add(Subscriber& subscriber) {
     if (subscriber.set_ != nullptr) {
         return failed(EBUSY, "the subscriber is in a set already");
     }
+    if (subscriber.readiness_ != nullptr) {
+        return failed(EBUSY, "the subscriber has a descriptor of its own: it cannot be in a set");
+    }
+    disarm();
     rebind();
     if (subscriber.generation_ != generation_) {
         subscriber.hear_control();  // what it reads from the last daemon is polled, in a set, too
@@ -86,6 +94,7 @@ int Set::remove(Subscriber& subscriber) {
     if (subscriber.set_ != this) {
         return failed(ENOENT, "the subscriber is not in this set");
     }
+    disarm();
     waiter_->remove(subscriber.source_);
     subscriber.waiter_->add(subscriber.source_);
     const Bus::Lock guard = bus_.lock();
@@ -122,15 +131,26 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     if (subscribers_.empty()) {
         return failed(ENOENT, "the set is empty");
     }
+    disarm();
     for (Subscriber* subscriber : subscribers_) {
         if (const int error = subscriber->begin_use(); error != 0) {
             return error;
         }
     }
     Subscriber* found = nullptr;
-    const int result = wait_until(*waiter_, nullptr, patience_, *this, timeout_ns,
-                                  [&] { return try_wait(&found); },
-                                  [] { return nullptr; }, [] { return -EAGAIN; });
+    const auto wait = [&](i64 for_ns) {
+        return wait_until(*waiter_, nullptr, patience_, *this, for_ns,
+                          [&] { return try_wait(&found); }, [] { return nullptr; },
+                          [] { return -EAGAIN; });
+    };
+    // A receive from one of them is to disarm it, too.
+    const auto armed = [&] {
+        for (Subscriber* subscriber : subscribers_) {
+            subscriber->note_armed();
+        }
+    };
+    const int result =
+        wait_or_arm(readiness_.get(), *waiter_, *this, timeout_ns, wait, armed);
     if (result == 0) {
         waiter_->fruitful();
         patience_.distance.received(1);
@@ -138,6 +158,26 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
         return 0;
     }
     return waited(result);
+}
+
+void Set::disarm() {
+    if (readiness_ != nullptr) {
+        readiness_->disarm(*waiter_);
+    }
+}
+
+int Set::fd() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (readiness_ == nullptr) {
+        auto made = Readiness::create();
+        if (!made.ok()) {
+            return failed(made.error());
+        }
+        readiness_ = std::move(made).value();
+    }
+    return readiness_->fd();
 }
 
 }  // namespace ipcbus::client

@@ -17,6 +17,10 @@ public:
     int add(Subscriber& subscriber);
     int remove(Subscriber& subscriber);
     int wait(i64 timeout_ns, Subscriber** ret_subscriber);
+    /// The descriptor for event loops (readiness.hpp), made by the first call.
+    int fd();
+    /// Before anything is done with what it waits for.
+    void disarm();
     [[nodiscard]] Bus& bus() const { return bus_; }
     [[nodiscard]] const Link& link() const { return *link_; }
 
@@ -35,6 +39,7 @@ private:
     u32 waiter_number_ = 0;
     std::unique_ptr<protocol::Waiter> waiter_;
     Patience patience_{0};
+    std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
     std::vector<Subscriber*> subscribers_;
     std::size_t turn_ = 0;
 };

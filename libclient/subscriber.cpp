@@ -5,6 +5,7 @@
 #include "subscriber.hpp"
 
 #include "protocol/topic.hpp"
+#include "set.hpp"
 #include "sys/room.hpp"
 
 namespace ipcbus::client {
@@ -16,8 +17,6 @@ namespace {
 
 /// Records of other topics that one look skips in a filter publication before others get a turn.
 constexpr int kSkipsMax = 64;
-/// Looks between two glances at the clock by a reader that never sleeps.
-constexpr u32 kLooksPerGlance = 64;
 /// Messages in a row that may be taken without looking at anything but the ring they stand in.
 constexpr u32 kPlainMax = 63;
 /// The same for one that finds nothing, awake.
@@ -61,6 +60,7 @@ int Subscriber::begin_use() {
     looks_ += 1 + plainly;
     if (looks_ >= kLooksPerGlance) {
         looks_ = 0;
+        disarm();
         waiter().sweep_if_due(sys::coarse_ns());
         look_at_connection();
     }
@@ -71,6 +71,7 @@ u32 Subscriber::publication_count() {
     if (bus_.in_child()) {
         return 0;
     }
+    disarm();  // what is attached now is not parked
     attend();
     return static_cast<u32>(source_.attachments().size());
 }
@@ -379,15 +380,18 @@ int Subscriber::receive_slowly(void* buffer, std::size_t bytes, i64 timeout_ns,
     }
     ipcbus_message unwanted;
     ipcbus_message* message = ret_message != nullptr ? ret_message : &unwanted;
-    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns,
-                                  [&] { return try_receive(buffer, bytes, message); },
-                                  [&] { return only_active(); },
-                                  [&] {
-                                      return only_plain() &&
-                                                     receive_plainly(buffer, bytes, ret_message)
-                                                 ? 0
-                                                 : -EAGAIN;
-                                  });
+    const auto wait = [&](i64 for_ns) {
+        return wait_until(waiter(), &source_, patience_, *this, for_ns,
+                          [&] { return try_receive(buffer, bytes, message); },
+                          [&] { return only_active(); },
+                          [&] {
+                              return only_plain() && receive_plainly(buffer, bytes, ret_message)
+                                         ? 0
+                                         : -EAGAIN;
+                          });
+    };
+    const int result = wait_or_arm(readiness_.get(), waiter(), *this, timeout_ns, wait,
+                                   [this] { note_armed(); });
     if (result == 0) {
         waiter().fruitful();
         return 0;

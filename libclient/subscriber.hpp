@@ -6,6 +6,7 @@
 
 #include "attached.hpp"
 #include "bus.hpp"
+#include "readiness.hpp"
 #include "wait_loop.hpp"
 
 #include <ipcbus/ipcbus.h>
@@ -34,6 +35,8 @@ public:
     int borrow(i64 timeout_ns, ipcbus_message* ret_message);
     i64 borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::size_t count);
     int release();
+    /// The descriptor for event loops (readiness.hpp), made by the first call.
+    int fd();
 
     [[nodiscard]] u64 lost() const { return lost_; }
     [[nodiscard]] u32 publication_count();
@@ -47,6 +50,8 @@ public:
 
 private:
     friend class Set;
+    /// Looks between two glances at the clock by a reader that never sleeps.
+    static constexpr u32 kLooksPerGlance = 64;
 
     Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options);
 
@@ -104,6 +109,10 @@ private:
     void describe(const Attached& attached, const protocol::Record& record,
                   ipcbus_message* ret_message);
     bool ready();
+    /// Whatever is armed with this subscriber's rings, is no more.
+    void disarm();
+    /// The next call is to take the long way, and disarm.
+    void note_armed() { looks_ = kLooksPerGlance; }
 
     /// What the control side has for us: frames, a lost connection, another daemon.
     void attend() {
@@ -161,6 +170,7 @@ private:
     std::unique_ptr<protocol::Waiter> waiter_;
     Feed source_{*this};  ///< owns the attachments that are read
     Set* set_ = nullptr;
+    std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
     std::atomic<u32>* bell_ = nullptr;
     const std::atomic<u32>* asleep_ = nullptr;
 

@@ -45,6 +45,9 @@ Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
         made->add(source_);
         waiter_ = std::move(made);
     } else {
+        if (readiness_ != nullptr) {
+            readiness_->let_go();
+        }
         waiter_->rebind(words);
     }
     taken.keep();
@@ -122,6 +125,7 @@ void Subscriber::leave() {
     if (set_ != nullptr) {
         set_->remove(*this);
     }
+    readiness_.reset();  // before its bell goes
     {
         const Bus::Lock guard = bus_.lock();
         bus_.forget(this, guard);
@@ -142,6 +146,31 @@ void Subscriber::leave() {
     if (waiter_ != nullptr) {
         const Bus::Lock guard = bus_.lock();
         link_->give_waiter(waiter_number_);
+    }
+}
+
+int Subscriber::fd() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (set_ != nullptr) {
+        return failed(EBUSY, "the subscriber is in a set: ask for the set's descriptor");
+    }
+    if (readiness_ == nullptr) {
+        auto made = Readiness::create();
+        if (!made.ok()) {
+            return failed(made.error());
+        }
+        readiness_ = std::move(made).value();
+    }
+    return readiness_->fd();
+}
+
+void Subscriber::disarm() {
+    if (set_ != nullptr) {
+        set_->disarm();
+    } else if (readiness_ != nullptr) {
+        readiness_->disarm(waiter());
     }
 }
 

@@ -280,10 +280,11 @@ bool Waiter::look_again(const Source* only) {
     return found;
 }
 
-Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only) {
+/// [S1] to [S7]. Asleep, if there is nothing.
+Waiter::Before Waiter::settle_down(Elsewhere& elsewhere, const Source* only, Quiet& ret_quiet) {
     sweep_if_due(sys::coarse_ns());
     // [S1] acquire: before every look. Pairs with ring_bell.
-    const u32 bell = words_.doorbell->bell.load(std::memory_order_acquire);
+    ret_quiet.bell = words_.doorbell->bell.load(std::memory_order_acquire);
     bool polled = false;
     for (Source* source : sources_) {
         for (Attachment* attachment : source->active()) {
@@ -314,39 +315,94 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||
         elsewhere.look()) {
         set_asleep(false);
+        return found ? Before::news : Before::elsewhere;
+    }
+    ret_quiet.most_ns = polled ? std::min(slice_ns_, kPolledSliceNs) : slice_ns_;
+    return Before::nothing;
+}
+
+Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only) {
+    Quiet quiet;
+    if (settle_down(elsewhere, only, quiet) != Before::nothing) {
         woken(timeout_ns);
         return Slept::news;
     }
-    const std::int64_t longest_ns = polled ? std::min(slice_ns_, kPolledSliceNs) : slice_ns_;
-    const std::int64_t slice_ns = std::min(timeout_ns, longest_ns);
+    const std::int64_t slice_ns = std::min(timeout_ns, quiet.most_ns);
     sleeps_++;
-    const sys::FutexWait ended = sys::futex_wait(words_.doorbell->bell, bell, slice_ns);  // [S8]
-    set_asleep(false);                                                                    // [S9]
+    const sys::FutexWait ended =
+        sys::futex_wait(words_.doorbell->bell, quiet.bell, slice_ns);  // [S8]
+    set_asleep(false);                                                 // [S9]
     switch (ended) {
         case sys::FutexWait::interrupted: return Slept::interrupted;
-        case sys::FutexWait::timed_out:
-            if (slice_ns == slice_ns_) {
-                slice_ns_ = std::min(slice_ns_ * 4, kLastSliceNs);
-            }
-            sweep();
-            return Slept::timed_out;
+        case sys::FutexWait::timed_out: timed_out(slice_ns); return Slept::timed_out;
         case sys::FutexWait::woken:
-        case sys::FutexWait::value_changed:
-            // Rung, and no bit says why: the daemon, or somebody has cleared the bit.
-            if (words_.doorbell->summary.load(std::memory_order_relaxed) == 0) {
-                sweep();
-            }
-            break;
+        case sys::FutexWait::value_changed: rung(); break;
     }
     woken(timeout_ns);
     return Slept::news;
 }
 
+void Waiter::timed_out(std::int64_t slice_ns) {
+    if (slice_ns == slice_ns_) {
+        slice_ns_ = std::min(slice_ns_ * 4, kLastSliceNs);
+    }
+    sweep();
+}
+
+/// Rung, and no bit says why: the daemon, or somebody has cleared the bit.
+void Waiter::rung() {
+    if (words_.doorbell->summary.load(std::memory_order_relaxed) == 0) {
+        sweep();
+    }
+}
+
+bool Waiter::arm(Elsewhere& elsewhere, Armed& ret_armed) {
+    Quiet quiet;
+    const Before before = settle_down(elsewhere, nullptr, quiet);  // [E1]
+    if (before == Before::news) {
+        return false;  // there is something to take, which will be fruitful
+    }
+    if (before == Before::elsewhere && fruitless_wakes_ < kFruitlessWakesMax) {
+        fruitless_wakes_++;
+        return false;
+    }
+    if (fruitless_wakes_ >= kFruitlessWakesMax) {
+        set_asleep(false);
+        ret_armed = {nullptr, 0, nap_ns()};
+        return true;
+    }
+    sleeps_++;
+    ret_armed = {&words_.doorbell->bell, quiet.bell, quiet.most_ns};
+    return true;
+}
+
+void Waiter::disarm(const Armed& armed, bool ended) {
+    set_asleep(false);  // [S9]
+    if (!ended) {
+        return;  // whoever came of its own accord
+    }
+    if (armed.bell == nullptr) {
+        fruitless_wakes_++;
+        sweep();
+    } else if (armed.bell->load(std::memory_order_relaxed) == armed.value) {
+        timed_out(armed.slice_ns);
+    } else {
+        fruitless_wakes_++;
+        rung();
+    }
+}
+
+std::int64_t Waiter::nap_ns() const {
+    const u32 doublings =
+        fruitless_wakes_ > kFruitlessWakesMax
+            ? std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6) : 0;
+    return std::min(kNapMinNs << doublings, kNapMaxNs);
+}
+
 /// A wake that brings no message, again and again, may be somebody's malice: nap.
 void Waiter::woken(std::int64_t left_ns) {
     if (++fruitless_wakes_ > kFruitlessWakesMax) {
-        const u32 doublings = std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6);
-        nap(std::min({kNapMinNs << doublings, kNapMaxNs, left_ns}));
+        nap(std::min(nap_ns(), left_ns));
         sweep();
     }
 }

@@ -48,6 +48,19 @@
 //                                   loaded sleepers = 0 before | barrier | R sleeps
 //   words taken before summary      W sets bit and summary | R takes the word, then clears summary:
 //                                   a bit set in between stands without summary
+//
+// ARMED: who waits in an event loop goes to sleep without the wait, and wakes with its next call.
+//   [E1] as [S1] to [S7]. News: awake, and the descriptor stays readable.
+//   [E2] nothing: the kernel is asked to make the descriptor readable once the bell is not v or is
+//        rung (it compares and queues in one step, as [S8] does), or the slice is over.
+//   [E3] The descriptor is made unreadable: what made it readable was of before.
+//   [E4] Has [E2] ended by now? Then perhaps [E3] has taken away its signal: readable again.
+//   [E5] The next call, whoever makes it and why: readable, then [S9] and [A1].
+// So the descriptor is readable unless armed, and while it is armed [S1] to [S8] hold as they do
+// for a sleeper. Without [E4]: [E2] queued | W rings: readable | [E3] | nobody rings any more.
+// Without [E5]'s first half, after a call that nothing but its caller's whim has brought: R takes
+// one of two messages, its rings are active, nobody rings for them | R polls, and sleeps.
+//
 // Waits are bounded all the same (16 ms, 64 ... 10 s), and after each one every ring is looked
 // at, and so it is every 10 ms by a reader that never sleeps: a hostile peer that wipes bits or
 // swallows a wake-up costs milliseconds. After several fruitless wakes in a row the waiter naps,
@@ -147,6 +160,12 @@ public:
         u32 number = 0;
     };
     enum class Slept { news, timed_out, interrupted };
+    /// [E2] What an armed waiter waits for.
+    struct Armed {
+        std::atomic<u32>* bell = nullptr;  ///< nullptr: a nap, which only its time ends
+        u32 value = 0;
+        std::int64_t slice_ns = 0;
+    };
 
     explicit Waiter(const Words& words) : words_(words) {}
     Waiter(const Waiter&) = delete;
@@ -186,6 +205,11 @@ public:
     /// sleeps before it allow. news: take_activity() and look at the active rings, and elsewhere.
     /// `only`, if given: the others' rings are neither parked nor looked at.
     Slept sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const Source* only = nullptr);
+    /// [E1] True: asleep, or about to nap, until disarm(); wait for what *ret_armed says. False:
+    /// there is news: take_activity() and look, then try again.
+    bool arm(Elsewhere& elsewhere, Armed& ret_armed);
+    /// [E5] Awake again. `ended`: what was waited for has come to pass.
+    void disarm(const Armed& armed, bool ended);
     /// A message was received: the next wait begins with short slices again.
     void fruitful() {
         slice_ns_ = kFirstSliceNs;
@@ -213,6 +237,17 @@ private:
     static constexpr u32 kFruitlessWakesMax = 16;
     static constexpr std::int64_t kNapMaxNs = 64'000'000;
 
+    /// What a look before a sleep has found.
+    enum class Before { nothing, news, elsewhere };
+    struct Quiet {
+        u32 bell = 0;             ///< [S1]
+        std::int64_t most_ns = 0;  ///< how long the wait may be
+    };
+
+    Before settle_down(Elsewhere& elsewhere, const Source* only, Quiet& ret_quiet);
+    void timed_out(std::int64_t slice_ns);
+    void rung();
+    [[nodiscard]] std::int64_t nap_ns() const;
     void grow_buckets();
     void link(Attachment& attachment);
     void unlink(Attachment& attachment);

@@ -50,7 +50,8 @@ ipcbus::Status use_subscriber(ipcbus::Bus& bus) {
     set.add(subscriber);
     ipcbus::SubscriberView ready;
     static_assert(noexcept(set.wait(ready)));
-    if (!ok(set.wait(ready, std::chrono::nanoseconds(0))) || ready != subscriber) {
+    if (set.fd() < 0 || !ok(set.wait(ready, std::chrono::nanoseconds(0))) ||
+        ready != subscriber || ready.fd() < 0) {
         return ipcbus::Status::again;
     }
     set.remove(subscriber);

@@ -2,9 +2,9 @@
 // Goal: doorbell pages, which every peer may write, are filled with zeros, ones and noise, rung
 // without end, and taken away under their owners' hands: those are woken all the same, and sleep
 // all the same when there is nothing.
-// Method: a raw client, peer of two bystanders, who sleep for each message, and of one who waits
-// for what never comes. Bounds: the bystanders get every message; who is rung all the time for
-// nothing uses less than a twentieth of a CPU.
+// Method: a raw client, peer of two bystanders, who sleep for each message, and of two who wait for
+// what never comes, one of them in an event loop. Bounds: the bystanders get every message; who is
+// rung all the time for nothing uses less than a twentieth of a CPU.
 #include "bus_client.hpp"
 #include "bystanders.hpp"
 #include "daemon_fixture.hpp"
@@ -15,6 +15,7 @@
 #include "sys/futex.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 
 #include <ctime>
 #include <random>
@@ -114,15 +115,30 @@ private:
     std::vector<Page> pages_;
 };
 
-/// Waits for what never comes.
-int idle(const std::string& address, Scene& scene) {
+/// Waits for `ns` in an event loop.
+void poll_for(const Subscriber& in, int fd, std::int64_t ns) {
+    const sys::Deadline deadline = sys::Deadline::after(ns);
+    while (!deadline.passed()) {
+        pollfd waited{fd, POLLIN, 0};
+        (void)::poll(&waited, 1, static_cast<int>(deadline.remaining_ns() / kMillisecondNs) + 1);
+        must_be(receive(in, 0).result == -EAGAIN, "something came");
+    }
+}
+
+/// Waits for what never comes: in the library, or in an event loop.
+int idle(const std::string& address, Scene& scene, bool in_event_loop) {
     const Bus bus = connect(address, "idle");
     const Subscriber in = subscribe(bus, "hostile/#");
+    const int fd = in_event_loop ? static_cast<int>(must(ipcbus_fd(in.get()), "fd")) : -1;
     scene.ready.raise();
     while (scene.over == 0) {
         const std::int64_t begin_ns = sys::monotonic_ns();
         const std::int64_t used_ns = own_cpu_ns();
-        must_be(receive(in, 200 * kMillisecondNs).result == -ETIMEDOUT, "something came");
+        if (in_event_loop) {
+            poll_for(in, fd, 200 * kMillisecondNs);
+        } else {
+            must_be(receive(in, 200 * kMillisecondNs).result == -ETIMEDOUT, "something came");
+        }
         // Of the waits, the worst.
         const std::int64_t waited_ns = sys::monotonic_ns() - begin_ns;
         const std::int64_t permille = (own_cpu_ns() - used_ns) * 1000 / waited_ns;
@@ -138,27 +154,38 @@ TEST_CASE("doorbell pages of others, written over all the time: they are woken a
     DaemonFixture daemon;
     Bystanders bystanders(daemon.address(), "hostile/#");
     const SharedBlock<Scene> scene;
-    ChildProcess sleeper = ChildProcess::fork([&] { return idle(daemon.address(), *scene); });
+    const SharedBlock<Scene> loop_scene;
+    ChildProcess sleeper =
+        ChildProcess::fork([&] { return idle(daemon.address(), *scene, false); });
+    ChildProcess poller =
+        ChildProcess::fork([&] { return idle(daemon.address(), *loop_scene, true); });
     REQUIRE(scene->ready.wait(1));
+    REQUIRE(loop_scene->ready.wait(1));
     Ringer ringer(daemon.socket_path());
-    ringer.find(3);
+    ringer.find(4);
     std::mt19937_64 random(1);
     const auto attack = [&](const std::string& what, auto&& deed) {
         INFO(what);
         const u64 trips = bystanders.trips() + 20;
         const u64 enough = scene->waits + 2;  // one of them from its beginning to its end
+        const u64 enough_polls = loop_scene->waits + 2;
         scene->permille = 0;
+        loop_scene->permille = 0;
         const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-        while (bystanders.trips() < trips || scene->waits < enough) {
+        while (bystanders.trips() < trips || scene->waits < enough ||
+               loop_scene->waits < enough_polls) {
             REQUIRE(!deadline.passed());
             deed();
             REQUIRE(sleeper.running());
+            REQUIRE(poller.running());
         }
         if (!kSanitized) {
             CHECK(scene->permille < 50);
+            CHECK(loop_scene->permille < 50);
         }
         MESSAGE(what, ": the one that is rung for nothing uses ", scene->permille.load(),
-                " permille of a CPU; the longest trip ", bystanders.longest_trip_ns() / 1000,
+                " permille of a CPU, in an event loop ", loop_scene->permille.load(),
+                "; the longest trip ", bystanders.longest_trip_ns() / 1000,
                 " us");
     };
     attack("nothing", [] { (void)::nanosleep(&kPause, nullptr); });
@@ -178,6 +205,8 @@ TEST_CASE("doorbell pages of others, written over all the time: they are woken a
         (void)::nanosleep(&kPause, nullptr);  // the kernel must map the pages again, for everybody
     });
     scene->over = 1;
+    loop_scene->over = 1;
     CHECK(sleeper.wait() == 0);
+    CHECK(poller.wait() == 0);
     bystanders.expect_trips();
 }

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python package against a private ipcbusd each test (tool_case.py), publisher and reader in
 different processes where it matters: what arrives, memory in place and what is left of it
-afterwards, losses, waits and signals, forks, threads, every error, the example of README.md.
+afterwards, losses, waits and signals, event loops, forks, threads, every error, the examples of
+README.md.
 The package from IPCBUS_TEST_PYTHON, README.md and ipcbus.h from IPCBUS_TEST_SOURCE.
 """
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -13,6 +15,7 @@ import io
 import mmap
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -512,6 +515,86 @@ class Waits(PythonCase):
         self.assertEqual(received, list(range(300)))
 
 
+class EventLoops(PythonCase):
+    def setUp(self):
+        super().setUp()
+        self.start_daemon()
+        self.bus = self.open_bus()
+
+    def drain(self, reader):
+        """Receives what is there, until there is nothing."""
+        received = []
+        with contextlib.suppress(ipcbus.WouldBlock):
+            while True:
+                received.append(reader.receive(timeout=0).data)
+        return received
+
+    def quiet(self, reader, finds_nothing):
+        """Whether it stops being readable when nothing is found; who is delayed for 16 ms finds it
+        readable once more."""
+        for _ in range(100):
+            with self.assertRaises(ipcbus.WouldBlock):
+                finds_nothing()
+            if not select.select([reader], [], [], 0)[0]:
+                return True
+        return False
+
+    def test_asyncio_gets_what_another_process_publishes(self):
+        count = 1000
+        reader = self.bus.subscribe("t")
+        replies = self.bus.advertise("reply")
+        writer = self.script("replies = bus.subscribe('reply')\nt = bus.advertise('t')\nready()\n"
+                             f"for i in range({count}):\n"
+                             "    t.publish(str(i).encode())\n"
+                             "    if i % 3 == 0: replies.receive()\n")
+        received = []
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            over = loop.create_future()
+
+            def ready():
+                for data in self.drain(reader):
+                    if int(data) % 3 == 0:
+                        replies.publish(b"next")
+                    received.append(int(data))
+                if len(received) == count:
+                    over.set_result(None)
+            loop.add_reader(reader, ready)
+            replies.wait_subscribers(1, LONG)
+            await asyncio.wait_for(over, LONG)
+            loop.remove_reader(reader)
+
+        asyncio.run(main())
+        self.assertEqual(received, list(range(count)))
+        self.assertEnds(writer)
+
+    def test_select_with_a_subscriber_and_with_a_set(self):
+        publisher = self.bus.advertise("t")
+        alone = self.bus.subscribe("t")
+        self.assertEqual(alone.fileno(), alone.fileno())
+        member = self.bus.subscribe("t")
+        several = self.bus.make_set(member)
+        with self.assertRaises(ipcbus.Busy):
+            member.fileno()
+        with self.assertRaises(ipcbus.Busy):
+            several.add(alone)
+        for _ in range(3):
+            self.assertTrue(self.quiet(alone, lambda: alone.receive(timeout=0)))
+            self.assertTrue(self.quiet(several, lambda: several.wait(timeout=0)))
+            publisher.publish(b"1")
+            publisher.publish(b"2")
+            for reader in (alone, several):
+                self.assertEqual(select.select([reader], [], [], LONG)[0], [reader])
+            self.assertIs(several.wait(timeout=0), member)
+            self.assertEqual(self.drain(alone), [b"1", b"2"])
+            self.assertEqual(self.drain(member), [b"1", b"2"])
+        several.close()
+        with self.assertRaises(ValueError):
+            several.fileno()
+        self.assertGreaterEqual(member.fileno(), 0)
+
+
 class Lives(PythonCase):
     def test_after_a_fork(self):
         self.start_daemon()
@@ -700,15 +783,19 @@ class Readme(PythonCase):
     def test_its_example_says_what_it_says(self):
         with open(os.path.join(SOURCE, "README.md"), encoding="utf-8") as file:
             text = file.read()
-        example, printed = re.search(r"^```python\n(.*?)^```$.*?^    python3 example.py\n(.*?)\n\n",
-                                     text, re.MULTILINE | re.DOTALL).groups()
+        examples = re.findall(r"^```python\n(.*?)^```$.*?^    python3 example.py\n(.*?)\n\n",
+                              text, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(examples), len(re.findall("^```python$", text, re.MULTILINE)))
+        self.assertGreaterEqual(len(examples), 2)
         self.start_daemon()
-        out = io.StringIO()
         self.addCleanup(os.environ.pop, "IPCBUS_ADDRESS", None)
         os.environ["IPCBUS_ADDRESS"] = self.address
-        with contextlib.redirect_stdout(out):
-            exec(compile(example, "README.md", "exec"), {})
-        self.assertEqual(out.getvalue(), re.sub("^    ", "", printed, flags=re.MULTILINE) + "\n")
+        for example, printed in examples:
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(example, "README.md", "exec"), {})
+            self.assertEqual(out.getvalue(),
+                             re.sub("^    ", "", printed, flags=re.MULTILINE) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,20 +4,16 @@
 // real ipcbusd, where it cannot listen, may not, or is refused io_uring.
 #include "child_process.hpp"
 #include "daemon_fixture.hpp"
+#include "seccomp.hpp"
 
 #include <doctest/doctest.h>
 
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <cstddef>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -59,17 +55,7 @@ int nothing() { return 0; }
 
 /// As a container does it.
 int refuse_io_uring() {
-    std::array<sock_filter, 4> filter = {{
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    }};
-    const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
-    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-        return 1;
-    }
-    return ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 ? 0 : 1;
+    return refuse_system_call(SYS_io_uring_setup) ? 0 : 1;
 }
 
 }  // namespace

@@ -62,6 +62,9 @@ QUICK = {
         ("-DNW=1 -DNMSG=2 -DNOISE=1", "NO_MEMORY_P4"),
         ("-DNW=1 -DNMSG=1 -DLIAR=1", "UNBOUNDED_WAITER"),
         ("-DNW=1 -DNMSG=2 -DSPUR=1 -DWEAK", "PLAIN_S4"),
+        ("-DNW=1 -DNMSG=3 -DSPUR=1 -DLOOP",
+         "NO_CHECK_E4 CHECK_FIRST_E4 NO_LEVEL_E5 SIGNAL_FIRST_E4 =CLEAR_FIRST_E3 NO_FENCE_S5 "
+         "BELL_LATE_S1"),
     ],
     "full": [
         ("-DNMSG=4", "NO_FENCE_C1 NO_FENCE_B3 BELL_LATE_B1 WANTED_LATE_B2 NO_FENCE_P1 "
@@ -117,6 +120,9 @@ LONG = {
         ("-DNW=2 -DNMSG=2 -DNMSG1=0 -DUNFENCED", "NO_BARRIER_F4"),
         ("-DNW=1 -DNMSG=2 -DUNFENCED -DJOIN", "NO_ROUND_DUE"),
         ("-DNW=1 -DNMSG=2 -DNOISE=2", ""),
+        ("-DNW=2 -DNMSG=1 -DSPUR=1 -DLOOP -DSLEEP_ALL", ""),
+        ("-DNW=1 -DNMSG=2 -DLOOP -DJOIN", ""),
+        ("-DNW=1 -DNMSG=2 -DSPUR=1 -DLOOP -DWEAK", "NO_CHECK_E4"),
         ("-DNW=1 -DNMSG=2 -DLIAR=2", ""),
     ],
     "full": [

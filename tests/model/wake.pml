@@ -3,9 +3,10 @@
  * wake.pml: parking, sleeping and waking. NW writers with a ring each, NR readers, every reader
  * attached to every ring.
  *
- * STANDS FOR    waiter.hpp, .cpp        Waiter::sleep, park, look_again, set_asleep, take_activity,
- *                                       take_summary, activate, remove, add, fence_writers
- *                                       [S1]-[S9] [A1] [A2] [F4]
+ * STANDS FOR    waiter.hpp, .cpp        Waiter::settle_down, sleep, park, look_again, set_asleep,
+ *                                       take_activity, take_summary, activate, remove, add,
+ *                                       fence_writers  [S1]-[S9] [A1] [A2] [F4]; arm, disarm (with
+ *               readiness.cpp, alarm.cpp  -DLOOP)      [E1]-[E5]
  *               membarrier.hpp          barrier_everywhere
  *               attachment.hpp          Attachment::set_parked, set_sleepers, unpark; ring_bell
  *               reader_table.hpp, .cpp  ReaderTable::add, wake, round, ring  [P2]-[P8]
@@ -30,6 +31,11 @@
  *   -DUNFENCED a writer in whose last publish nobody slept may leave out [P1] from then on. The
  *              barrier of a reader: each writer's buffer is empty at some moment before it returns.
  *   -DREFUSED  the same, and the barrier is refused: unfenced rings are polled (-DNW=1)
+ *   -DLOOP     readers wait in event loops: [S8] is [E2] to [E5], for a descriptor of which the
+ *              kernel's side is modelled, too: a wait that a wake-up ends is marked so, then the
+ *              descriptor is signalled. SPUR calls come by whim, without the descriptor being
+ *              readable. (What is armed is let go of by arming anew, as FutexRing does it. A
+ *              FutexThread is told by a ring of the reader's own, before [S1].)
  *   -DLIAR     one more reader, whose `parked` takes any value at any time, LIAR times
  *
  * PROPERTIES. When nothing can move any more every writer has ended, and no reader sleeps with an
@@ -70,7 +76,12 @@
     X(NO_ROUND_F5)        /* unfenced = 0, but the round only with the next publish */     \
     X(PARKED_UNFENCED)    /* -DREFUSED: an unfenced ring parked all the same */            \
     X(LATE_F5)            /* no harm: unfenced = 0 stored behind the fence of [F5] */      \
-    X(PLAIN_F5)           /* no harm: the same without release */
+    X(PLAIN_F5)           /* no harm: the same without release */                          \
+    X(NO_CHECK_E4)        /* -DLOOP: unreadable, whatever [E2] has brought meanwhile */    \
+    X(CHECK_FIRST_E4)     /* [E4] before [E3] */                                           \
+    X(NO_LEVEL_E5)        /* a call by whim leaves the descriptor unreadable */            \
+    X(SIGNAL_FIRST_E4)    /* the descriptor signalled before the wait is marked as ended */ \
+    X(CLEAR_FIRST_E3)     /* no harm: [E3] before [E2] */
 #ifndef NW
 #define NW 2
 #endif
@@ -125,6 +136,9 @@
 #endif
 #define IX(r, w) ((r) * NW + (w))
 bool blocked[NR * NQ];
+#ifdef LOOP
+bool fired[NR], readable[NR]; /* what is armed has ended; the descriptor */
+#endif
 bool known[NK * NW], told[NR];
 byte frame[NW], start_at[NR], got[NR * NW], rings[NR * NW], parks[NR * NW], writers_done;
 
@@ -251,6 +265,22 @@ round:
                                 :: else
                                 fi
                             };
+#ifdef LOOP
+                            if
+                            :: atomic { r < NR && blocked[r * NQ + q] ->
+                                blocked[r * NQ + q] = false;
+                                if
+                                :: BROKEN(SIGNAL_FIRST_E4) -> readable[r] = true
+                                :: else -> fired[r] = true
+                                fi };
+                                atomic {
+                                    fired[r] = fired[r] || BROKEN(SIGNAL_FIRST_E4);
+                                    readable[r] = readable[r] || !BROKEN(SIGNAL_FIRST_E4)
+                                }
+                            :: else
+                            fi;
+                            a = 0
+#else
                             atomic {
                                 if
                                 :: r < NR -> blocked[r * NQ + q] = false
@@ -258,6 +288,7 @@ round:
                                 fi;
                                 a = 0
                             }
+#endif
                         fi
                     fi;
                     if
@@ -325,6 +356,9 @@ proctype Reader(byte me) {
     byte ep[NW], v, s, b, c, w, q, f, u, seen, spurious;
     bool act[NW], fresh[NW], found, asleep, moved, attached, polled;
     atomic {
+#ifdef LOOP
+        readable[me] = true;
+#endif
         do
         :: w < NW -> act[w] = true; w++
         :: else -> w = 0; break
@@ -403,10 +437,17 @@ loop:
     :: BROKEN(BIT_LATE_A2) && b != 0 -> atomic { RMW_ACQ(P) -> mem[BITS(me, q)] = 0 }
     :: else
     fi;
+#ifdef LOOP
+    if
+    :: found -> goto endpoll /* a call has taken something, and there may be more */
+    :: else
+    fi;
+#else
     if
     :: found -> goto loop
     :: else
     fi;
+#endif
     /* nothing: park one and stay awake (fruitless), or sleep, or change the waiter */
     b = 0;
     if
@@ -577,6 +618,35 @@ park_one:
     :: BROKEN(BELL_LATE_S1) -> v = mem[BELL(me, q)]
     :: else
     fi;
+#ifdef LOOP
+    if
+    :: BROKEN(CLEAR_FIRST_E3) -> readable[me] = false
+    :: else
+    fi;
+    atomic { /* [E2] */
+        blocked[me] = (mem[BELL(me, q)] == v);
+        fired[me] = !blocked[me];
+        readable[me] = readable[me] || fired[me];
+        v = 0
+    };
+    c = (BROKEN(CHECK_FIRST_E4) -> fired[me] : 0);
+    readable[me] = (BROKEN(CLEAR_FIRST_E3) -> readable[me] : false); /* [E3] */
+    atomic { /* [E4] */
+        readable[me] = readable[me] || BROKEN(NO_CHECK_E4) == 0 &&
+            (BROKEN(CHECK_FIRST_E4) -> c : fired[me]);
+        c = 0
+    };
+endpoll:
+    if
+    :: readable[me]
+    :: spurious < SPUR -> spurious++ /* a call by whim */
+    fi;
+    if
+    :: asleep -> /* [E5] */
+        readable[me] = readable[me] || fired[me] == 0 && !BROKEN(NO_LEVEL_E5)
+    :: else -> goto loop
+    fi;
+#else
     atomic { /* [S8]; whether it will end for no reason is decided here, so that a wait that only
               * such a wake could end is lost all the same */
         blocked[me * NQ + q] = (mem[BELL(me, q)] == v);
@@ -595,6 +665,7 @@ endasleep:
         blocked[me * NQ + q] = false
 #endif
     fi;
+#endif
     polled = false;
     atomic { /* [S9] */
         sb[P].n < K;

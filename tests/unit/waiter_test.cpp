@@ -500,3 +500,90 @@ TEST_CASE("rung without end and for nothing: it naps, but never beyond its time"
               (void)scene.waiter.sleep(60'000 * kMs, hook);
           }) < 40 * kMs);
 }
+
+TEST_CASE("armed: asleep without the wait; what comes is rung, and awake it is taken") {
+    Scene scene;
+    Scene::Line& line = scene.add(3);
+    Hook hook;
+    Waiter::Armed armed;
+    DoorbellWaiter& words = scene.reader.waiter(0);
+    REQUIRE(scene.waiter.arm(hook, armed));
+    CHECK(armed.bell == &words.bell);
+    CHECK(armed.value == words.bell.load());
+    CHECK(line.attachment.parked());
+    CHECK(scene.source.turn() == nullptr);
+    line.publish();
+    CHECK(words.bell.load() != armed.value);
+    scene.waiter.disarm(armed, true);
+    scene.waiter.take_activity();
+    REQUIRE(scene.source.turn() == &line.attachment);
+    CHECK(line.read());
+    // News: not armed, and awake.
+    line.publish_silently();
+    CHECK_FALSE(scene.waiter.arm(hook, armed));
+    CHECK(scene.source.turn() == &line.attachment);
+    CHECK(line.read());
+    // Nobody rang, but the time is over: every ring is looked at. Of its own accord: none is.
+    REQUIRE(scene.waiter.arm(hook, armed));
+    line.publish_silently();
+    scene.waiter.disarm(armed, false);
+    scene.waiter.take_activity();
+    CHECK(scene.source.turn() == nullptr);
+    scene.waiter.disarm(armed, true);
+    CHECK(scene.source.turn() == &line.attachment);
+    CHECK(line.read());
+    // Fruitless times last longer and longer.
+    REQUIRE(scene.waiter.arm(hook, armed));
+    const i64 first_ns = armed.slice_ns;
+    scene.waiter.disarm(armed, true);
+    REQUIRE(scene.waiter.arm(hook, armed));
+    CHECK(armed.slice_ns > first_ns);
+    scene.waiter.disarm(armed, true);
+    scene.waiter.fruitful();
+    REQUIRE(scene.waiter.arm(hook, armed));
+    CHECK(armed.slice_ns <= first_ns);
+    // Something elsewhere.
+    scene.waiter.disarm(armed, false);
+    Hook frames([] { return true; });
+    CHECK_FALSE(scene.waiter.arm(frames, armed));
+}
+
+TEST_CASE("armed, and rung without end for nothing: it naps, deaf to bell and summary") {
+    Scene scene;
+    Scene::Line& line = scene.add(3);
+    DoorbellWaiter& words = scene.reader.waiter(0);
+    Hook hook;
+    Waiter::Armed armed;
+    unsigned fruitless = 0;
+    SUBCASE("a bell that moves") {
+        for (armed.bell = &words.bell; armed.bell != nullptr; fruitless++) {
+            REQUIRE(fruitless < 100);
+            REQUIRE(scene.waiter.arm(hook, armed));
+            words.bell.fetch_add(1);
+            scene.waiter.disarm(armed, true);
+        }
+    }
+    SUBCASE("bits set") {
+        Hook attack([&] {
+            words.summary.store(~u64{0});
+            return true;
+        });
+        while (!scene.waiter.arm(attack, armed)) {
+            REQUIRE(++fruitless < 100);
+        }
+        scene.waiter.disarm(armed, true);
+    }
+    CHECK(armed.bell == nullptr);
+    CHECK(armed.slice_ns >= kMs);
+    REQUIRE(scene.waiter.arm(hook, armed));
+    CHECK(armed.bell == nullptr);
+    // What comes in a nap is found behind it; a message, and it listens again.
+    line.publish_silently();
+    scene.waiter.disarm(armed, true);
+    REQUIRE(scene.source.turn() == &line.attachment);
+    CHECK(line.read());
+    scene.waiter.fruitful();
+    scene.waiter.take_activity();
+    REQUIRE(scene.waiter.arm(hook, armed));
+    CHECK(armed.bell == &words.bell);
+}

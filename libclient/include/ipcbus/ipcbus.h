@@ -5,7 +5,8 @@
  * HANDLES. An `ipcbus_bus` is this process's connection to one bus: a client. Publishers,
  * subscribers and sets are made from it and used by one thread at a time; different handles of one
  * client may be used by different threads at once, and so may the client itself. There is no
- * background thread: whatever must be heard from the daemon is heard inside the calls you make.
+ * background thread (but see ipcbus_fd): whatever must be heard from the daemon is heard inside the
+ * calls you make.
  *
  * RESULTS. A function returns 0 (or a count) or a negative errno of this closed table, and leaves
  * what its ret_ parameters point to untouched on failure. ipcbus_last_error() tells in words.
@@ -290,6 +291,22 @@ IPCBUS_EXPORT int64_t ipcbus_borrow_many(ipcbus_subscriber *subscriber, int64_t 
  * be thrown away (the messages count as lost). -ENOENT: nothing was borrowed. */
 IPCBUS_EXPORT int ipcbus_release(ipcbus_subscriber *subscriber);
 
+/*
+ * A descriptor for poll, epoll, io_uring and event loops of every kind: readable while the
+ * subscriber has something to receive or to report (level-triggered). When it is readable, receive
+ * (or borrow and release) with a timeout of 0 until that answers -EAGAIN: then, and only then, it
+ * is not readable until there is more. Until the first -EAGAIN, and after errors, it is readable.
+ * Now and then it becomes readable although there is nothing: the library looks around, as it does
+ * in a wait, first after 16 ms, at last every 10 s.
+ * The same descriptor each time; it belongs to the subscriber, until ipcbus_unsubscribe: neither
+ * read nor write nor close it. Other calls on the subscriber may come at any time.
+ * While it is not readable publishers do what they do for a sleeper: one system call for the first
+ * message. Otherwise it costs them nothing. The library waits by a private io_uring, or, where that
+ * is refused or older than Linux 6.7, by a small thread that blocks all signals.
+ * Errors: -EBUSY (the subscriber is in a set), -EMFILE, -ENOMEM, -ECHILD.
+ */
+IPCBUS_EXPORT int ipcbus_fd(ipcbus_subscriber *subscriber);
+
 /* Messages lost so far, in all publications of this subscription. */
 IPCBUS_EXPORT uint64_t ipcbus_lost(const ipcbus_subscriber *subscriber);
 /* Publications attached right now. */
@@ -301,7 +318,8 @@ IPCBUS_EXPORT uint32_t ipcbus_publication_count(const ipcbus_subscriber *subscri
 IPCBUS_EXPORT int ipcbus_set_create(ipcbus_bus *bus, ipcbus_set **ret_set);
 /* Frees the set; its subscribers live on, each by itself. */
 IPCBUS_EXPORT void ipcbus_set_free(ipcbus_set *set);
-/* A subscriber is in one set at most (-EBUSY); in a set it is used by that set's thread. */
+/* A subscriber is in one set at most, and in none if it has an ipcbus_fd of its own (-EBUSY); in a
+ * set it is used by that set's thread. */
 IPCBUS_EXPORT int ipcbus_set_add(ipcbus_set *set, ipcbus_subscriber *subscriber);
 IPCBUS_EXPORT int ipcbus_set_remove(ipcbus_set *set, ipcbus_subscriber *subscriber);
 /*
@@ -311,6 +329,9 @@ IPCBUS_EXPORT int ipcbus_set_remove(ipcbus_set *set, ipcbus_subscriber *subscrib
  */
 IPCBUS_EXPORT int ipcbus_set_wait(ipcbus_set *set, int64_t timeout_ns,
                                   ipcbus_subscriber **ret_subscriber);
+/* As ipcbus_fd, for the whole set: readable until ipcbus_set_wait with a timeout of 0 has answered
+ * -EAGAIN. Errors: -EMFILE, -ENOMEM, -ECHILD. */
+IPCBUS_EXPORT int ipcbus_set_fd(ipcbus_set *set);
 
 /* --------------------------------------------------------------------------------- about */
 

@@ -384,6 +384,14 @@ public:
         return Status::ok;
     }
 
+    /// A descriptor for event loops, readable while there is something to receive or to report, and
+    /// until receive() or borrow() with 0ns has answered again; see ipcbus_fd(). Throws
+    /// std::system_error: EBUSY (it is in a set), EMFILE, ENOMEM, ECHILD.
+    [[nodiscard]] int fd() {
+        const int result = ipcbus_fd(handle_);
+        detail::check(result);
+        return result;
+    }
     /// Messages lost so far, in all publications of the subscription.
     [[nodiscard]] std::uint64_t lost() const noexcept { return ipcbus_lost(handle_); }
     /// Publications attached right now.
@@ -454,7 +462,8 @@ public:
         return *this;
     }
 
-    /// Takes `subscriber` in. Throws std::system_error: EBUSY if it is in a set already.
+    /// Takes `subscriber` in. Throws std::system_error: EBUSY if it is in a set already, or has a
+    /// descriptor of its own.
     void add(const SubscriberView& subscriber) {
         detail::check(ipcbus_set_add(handle_.get(), subscriber.handle()));
     }
@@ -467,6 +476,13 @@ public:
     Status wait(SubscriberView& ready, std::chrono::nanoseconds timeout = forever) noexcept {
         return static_cast<Status>(
             ipcbus_set_wait(handle_.get(), timeout.count(), &ready.handle_));
+    }
+    /// A descriptor for event loops, readable until wait() with 0ns has answered again; see
+    /// ipcbus_fd(). Throws std::system_error: EMFILE, ENOMEM, ECHILD.
+    [[nodiscard]] int fd() {
+        const int result = ipcbus_set_fd(handle_.get());
+        detail::check(result);
+        return result;
     }
     /// The handle of the C interface; still owned by this object.
     [[nodiscard]] ipcbus_set* handle() const noexcept { return handle_.get(); }

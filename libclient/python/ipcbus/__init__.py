@@ -24,6 +24,9 @@ otherwise the wait goes on with the time that is left. It takes a second at most
 THREADS. One thread at a time uses a Publisher, a Subscriber or a Set: another one gets Busy at
 once, and a Subscriber in a Set counts as used while the Set waits. Different objects, and the Bus,
 may be used at once: the GIL is free during each call.
+EVENT LOOPS. A Subscriber and a Set have a fileno(): `select`, `selectors` and asyncio take them as
+they are. It is readable while there is something to receive, and until receive(timeout=0) (wait of
+a Set) has raised WouldBlock: so receive until it does.
 FORK. A child inherits no connection: what was made before the fork raises Forked there.
 
 MEMORY IN PLACE. `with publisher.claim(n) as view` and `with subscriber.borrow() as message` give
@@ -625,6 +628,26 @@ class Subscriber(_Handle):
         finally:
             self._done()
 
+    def fileno(self) -> int:
+        """A descriptor for event loops, the same each time, which belongs to the subscriber:
+        readable while there is something to receive or to report. Level-triggered: it stops being
+        readable when receive(timeout=0), or borrow, has raised WouldBlock, and may be readable now
+        and then when there is nothing.
+
+            def ready():
+                with contextlib.suppress(ipcbus.WouldBlock):
+                    while True:
+                        handle(subscriber.receive(timeout=0))
+            asyncio.get_running_loop().add_reader(subscriber, ready)
+
+        Take it out of the loop before the subscriber is closed. Raises Busy (it is in a Set: that
+        one has a fileno), TooManyFiles, OutOfMemory, Forked."""
+        handle = self._begin_plainly()
+        try:
+            return _native.check(_library.ipcbus_fd(handle))
+        finally:
+            self._done()
+
     def close(self) -> None:
         waiting = None if self._set is None else self._set()
         if waiting is not None and self._handle is not None:
@@ -651,7 +674,8 @@ class Set(_Handle):
         return subscriber in self._members.values()
 
     def add(self, subscriber: Subscriber) -> None:
-        """Adds one. Raises Busy (it is in a set already), InvalidArgument (of another Bus)."""
+        """Adds one. Raises Busy (it is in a set already, or has a fileno() of its own),
+        InvalidArgument (of another Bus)."""
         self._change(_library.ipcbus_set_add, subscriber, True)
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -695,6 +719,14 @@ class Set(_Handle):
             self._done()
         assert found.value is not None
         return self._members[found.value]
+
+    def fileno(self) -> int:
+        """As Subscriber.fileno: readable until wait(timeout=0) has raised WouldBlock."""
+        handle = self._begin_plainly()
+        try:
+            return _native.check(_library.ipcbus_set_fd(handle))
+        finally:
+            self._done()
 
     def close(self) -> None:
         super().close()

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Alarm: a descriptor, for any event loop, that becomes readable when a word of shared memory has
+// been rung, or when a time has passed. It is an eventfd all its life; who writes it is a private
+// io_uring (futex_ring.hpp) or, where that cannot be, a small thread (futex_thread.hpp): also
+// later, when a program has forbidden itself io_uring meanwhile, or its handle has gone to another
+// thread. Readable whenever it is not armed. Used by one thread at a time.
+#pragma once
+
+#include "sys/fork_closed_fd.hpp"
+#include "sys/futex_ring.hpp"
+#include "sys/futex_thread.hpp"
+
+#include <memory>
+
+namespace ipcbus::sys {
+
+class Alarm {
+public:
+    /// Errors: no descriptor or no memory is left; neither io_uring nor a thread can be had.
+    [[nodiscard]] static Result<std::unique_ptr<Alarm>> create();
+    ~Alarm();
+    Alarm(const Alarm&) = delete;
+    Alarm& operator=(const Alarm&) = delete;
+
+    /// Not to be read or written by anybody else.
+    [[nodiscard]] int fd() const { return fd_.get(); }
+    [[nodiscard]] bool armed() const { return armed_; }
+
+    /// Before the value that is to be expected is read: lets go of what was armed. Adds to its
+    /// word.
+    void call_off();
+    /// Not readable from here on, until `word` is not `expected`, or is woken, or `timeout_ns` have
+    /// passed. `word` nullptr: only the time. An Error: it is not armed.
+    [[nodiscard]] Result<void> arm(std::atomic<std::uint32_t>* word, std::uint32_t expected,
+                                   std::int64_t timeout_ns);
+    /// Readable from here on. Whether it was before, by what it was armed for.
+    bool disarm();
+
+private:
+    Alarm() = default;
+    Result<void> take_ring();
+    Result<void> take_thread();
+    [[nodiscard]] bool signalled();
+    void make_readable();
+    void make_unreadable();
+
+    ForkClosedFd fd_;
+    std::unique_ptr<FutexRing> ring_;
+    std::unique_ptr<FutexThread> thread_;
+    bool armed_ = false;
+};
+
+}  // namespace ipcbus::sys

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// FutexThread: a small thread that waits for a word of shared memory to be rung, or for a time to
+// pass, and then signals an eventfd, or the process. For where io_uring cannot do it: refused, or
+// older than Linux 6.7; and for signals. Used by one thread at a time; all of its own thread's
+// signals are blocked, so that it runs nobody's handlers.
+#pragma once
+
+#include "sys/result.hpp"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+namespace ipcbus::sys {
+
+class FutexThread {
+public:
+    /// `eventfd` is borrowed. ENOMEM: the system has no room for a thread.
+    [[nodiscard]] static Result<std::unique_ptr<FutexThread>> create(int eventfd);
+    /// Waits for the thread's end, which is at once.
+    ~FutexThread();
+    FutexThread(const FutexThread&) = delete;
+    FutexThread& operator=(const FutexThread&) = delete;
+
+    /// The thread lets go of what was armed before: it may still signal for it, but looks at its
+    /// word no more once this returns. Adds to that word. To be called before arm().
+    void call_off();
+    /// Signals when `word` is not `expected`, or is woken, or `timeout_ns` have passed. `word`
+    /// nullptr: only the time. Nothing may be armed.
+    void arm(std::atomic<std::uint32_t>* word, std::uint32_t expected, std::int64_t timeout_ns);
+    /// Whether what was armed last has signalled.
+    [[nodiscard]] bool signalled() const {
+        // acquire: pairs with run(); the eventfd is written right after it.
+        return ended_.load(std::memory_order_acquire) == number_;
+    }
+
+private:
+    struct Request {
+        std::uint64_t number = 0;
+        std::atomic<std::uint32_t>* word = nullptr;
+        std::uint32_t expected = 0;
+        std::int64_t timeout_ns = 0;
+    };
+
+    explicit FutexThread(int eventfd) : eventfd_(eventfd) {}
+    static void* enter(void* self);
+    void run();
+    bool next(Request& ret_request);
+    [[nodiscard]] bool is_idle() const { return waited_ == request_.number; }
+
+    const int eventfd_;
+    pthread_t thread_{};
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    Request request_;           ///< under the lock
+    std::uint64_t waited_ = 0;  ///< number of the last request that is over; under the lock
+    bool over_ = false;         ///< under the lock
+    /// What is waited for when there is only the time: to be woken like any other word.
+    std::atomic<std::uint32_t> own_{0};
+    std::atomic<std::uint64_t> ended_{0};
+    std::uint64_t number_ = 0;  ///< of the last request, as its user knows it
+};
+
+}  // namespace ipcbus::sys
