@@ -60,7 +60,9 @@ public:
     void mapped(Client& client, Id publication);
     void advertise(Client& client, std::uint64_t request, const protocol::Advertise& frame);
     void unadvertise(Client& client, std::uint64_t request, Id publication);
-    void subscribe(Client& client, std::uint64_t request, const protocol::Subscribe& frame);
+    /// `ready_only`: the answer counts those that can be told at once.
+    void subscribe(Client& client, std::uint64_t request, const protocol::SubscribeFrom& frame,
+                   bool ready_only);
     /// A piece of the client's jobs. Not to be called without one.
     void go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);

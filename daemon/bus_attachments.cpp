@@ -28,7 +28,8 @@ constexpr std::size_t kAttachmentBytes = 384;
 
 // ------------------------------------------------------------------------------------- SUBSCRIBE
 
-void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& frame) {
+void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& frame,
+                    bool ready_only) {
     if (stopping_) {
         client.session->refuse(request, stopping_error());
         return;
@@ -60,11 +61,13 @@ void Bus::subscribe(Client& client, u64 request, const protocol::Subscribe& fram
     subscription.client = client.id;
     subscription.filter = frame.filter;
     subscription.mode = static_cast<ReaderMode>(frame.mode);
+    subscription.history = frame.history;
     subscription.charge = std::move(charge).value();
     subscriptions_.emplace(id, &client);
     registry_.add_subscription(frame.filter, id);
     client.attaching =
         Attaching{.subscription = id, .request = request, .publications = std::move(matches)};
+    client.attaching->ready_only = ready_only;
     attach_some(client);
 }
 
@@ -208,7 +211,7 @@ Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     writer.memory.store_attention(about.index, publication.membership.number());
     protocol::full_fence();
     protocol::Start start;
-    if (!publication.settle(start)) {
+    if (!publication.settle(subscription.history, start)) {
         if (!std::exchange(publication.blamed, true) && may_log()) {
             log_warning("{}: the ring of '{}' says what cannot be true: nobody is attached to it",
                         writer.describe(), about.topic);

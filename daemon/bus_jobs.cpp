@@ -96,7 +96,8 @@ void Bus::attach_some(Client& client) {
             attached_all(client);
             return;
         }
-        work.attached += result == Attach::done ? 1 : 0;
+        const bool open = found->second->state() == Publication::State::open;
+        work.attached += result == Attach::done && (open || !work.ready_only) ? 1 : 0;
         work.from = std::max(work.from, found->second->arrival + 1);
         work.next++;
     }

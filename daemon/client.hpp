@@ -56,6 +56,7 @@ struct Subscription {
     Id client = 0;
     std::string filter;
     protocol::ReaderMode mode = protocol::ReaderMode::reliable;
+    protocol::u64 history = 0;  ///< as in SUBSCRIBE_FROM
     AttachmentList<&Attachment::place_in_subscription> attachments;
     Charge charge;
 };
@@ -82,7 +83,8 @@ struct Attaching {
     std::vector<Id> publications;
     std::uint64_t from = 0;  ///< none that arrived as that number or later has had its turn
     std::size_t next = 0;
-    std::uint32_t attached = 0;
+    std::uint32_t attached = 0;  ///< as SUBSCRIBED is to say
+    bool ready_only = false;     ///< counted there: those whose reader can be told at once
 };
 
 class Client {

@@ -129,11 +129,12 @@ void Publication::finish(State good, sys::Result<void> result) {
     }
 }
 
-bool Publication::settle(protocol::Start& ret_start) const {
+bool Publication::settle(protocol::u64 history, protocol::Start& ret_start) const {
     IPCBUS_ASSERT(ring_.valid());
     const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
     return protocol::settle_start(header, ring_.data() + protocol::kRingDataOffset,
-                                  about_.ring_bytes, about_.record_bytes_max, first(), ret_start);
+                                  about_.ring_bytes, about_.record_bytes_max, first(), history,
+                                  ret_start);
 }
 
 protocol::u64 Publication::newest() const {

@@ -65,7 +65,7 @@ public:
 
     /// Where a reader that joins now begins; attention has been raised, and fenced. False: what
     /// stands in the ring cannot be true.
-    [[nodiscard]] bool settle(protocol::Start& ret_start) const;
+    [[nodiscard]] bool settle(protocol::u64 history, protocol::Start& ret_start) const;
 
     /// Position of the newest record, as the ring has it, or had it when it ended; 0: none.
     [[nodiscard]] protocol::u64 newest() const;

@@ -30,6 +30,7 @@ bool wants_answer(FrameType type) {
     case FrameType::advertise:
     case FrameType::unadvertise:
     case FrameType::subscribe:
+    case FrameType::subscribe_from:
     case FrameType::unsubscribe:
         return true;
     default:
@@ -231,8 +232,13 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
                   [&](const auto& frame) { bus_.unadvertise(client, request, frame.publication); });
         return;
     case FrameType::subscribe:
-        hand_over(protocol::Subscribe{}, true,
-                  [&](const auto& frame) { bus_.subscribe(client, request, frame); });
+        hand_over(protocol::Subscribe{}, true, [&](const auto& frame) {
+            bus_.subscribe(client, request, {frame.filter, frame.mode, 0}, false);
+        });
+        return;
+    case FrameType::subscribe_from:
+        hand_over(protocol::SubscribeFrom{}, true,
+                  [&](const auto& frame) { bus_.subscribe(client, request, frame, true); });
         return;
     case FrameType::unsubscribe:
         hand_over(protocol::Unsubscribe{}, true, [&](const auto& frame) {

@@ -268,7 +268,8 @@ int ipcbus_subscribe(ipcbus_bus* bus, const char* filter,
                                       : "unknown mode");
         }
         const SubscriberOptions subscriber_options{
-            static_cast<ipcbus::protocol::ReaderMode>(given.mode), given.spin_ns};
+            static_cast<ipcbus::protocol::ReaderMode>(given.mode), given.spin_ns, given.history};
+        static_assert(IPCBUS_OLDEST == ipcbus::protocol::kHistoryAll);
         auto subscriber = Subscriber::create(*bus->bus, filter, subscriber_options);
         if (!subscriber.ok()) {
             return failed(subscriber.error());

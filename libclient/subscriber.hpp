@@ -20,6 +20,7 @@ class Set;
 struct SubscriberOptions {
     protocol::ReaderMode mode = protocol::ReaderMode::reliable;
     i64 spin_ns = 0;
+    u64 history = 0;  ///< messages of each publication to begin with; protocol::kHistoryAll: all
 };
 
 class Subscriber final : public FrameSink, private protocol::Elsewhere {
@@ -151,7 +152,10 @@ private:
     /// Where the control side rings when it has stored something. Under the control lock.
     void ring_at(Link& link, u32 waiter);
     sys::Result<void> move_to(const std::shared_ptr<Link>& link);
-    sys::Result<void> subscribe();
+    sys::Result<void> subscribe(u64 history);
+    sys::Result<Answer> ask_for(u64 history);
+    void await_history(u32 attachments);
+    void begin_with_history(Attached& attached);
     void resubscribe();
     int begin_use();
     void note_thread();
@@ -183,6 +187,7 @@ private:
     std::vector<std::pair<const Link*, i64>> orphaned_links_;
     std::size_t orphans_ = 0;  ///< attachments that are from them
 
+    u32 attached_heard_ = 0;  ///< ATTACHED frames; under the control lock
     std::vector<Delivery> inbox_;
     std::vector<Delivery> taken_;  ///< from the inbox; those before applied_ have been applied
     std::size_t applied_ = 0;

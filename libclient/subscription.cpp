@@ -17,6 +17,7 @@ using sys::Result;
 namespace {
 
 constexpr i64 kLookNs = 100'000'000;
+constexpr i64 kHistoryNs = 1'000'000'000;
 
 }  // namespace
 
@@ -31,7 +32,7 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
     std::unique_ptr<Subscriber> subscriber(new Subscriber(bus, filter, options));
     subscriber->note_thread();
     IPCBUS_TRY(bus.require_connection());
-    IPCBUS_TRY(subscriber->subscribe());
+    IPCBUS_TRY(subscriber->subscribe(options.history));
     return subscriber;
 }
 
@@ -59,8 +60,19 @@ Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
     return {};
 }
 
+Result<Answer> Subscriber::ask_for(u64 history) {
+    const auto mode = static_cast<protocol::u8>(options_.mode);
+    if (history == 0) {
+        return bus_.request(link_, protocol::Subscribe{filter_, mode}, this);
+    }
+    if (link_->welcome().protocol_minor < protocol::kMinorHistory) {
+        return fail(EPROTONOSUPPORT, "this daemon knows no history: it is older than the library");
+    }
+    return bus_.request(link_, protocol::SubscribeFrom{filter_, mode, history}, this);
+}
+
 /// Subscribes with the present daemon.
-Result<void> Subscriber::subscribe() {
+Result<void> Subscriber::subscribe(u64 history) {
     u64 generation = 0;
     generation_ = 0;  // until the daemon has agreed
     {
@@ -75,11 +87,11 @@ Result<void> Subscriber::subscribe() {
             IPCBUS_TRY(move_to(link));
         }
         subscription_ = 0;
+        attached_heard_ = 0;
         // acquire: pairs with the daemon's count after each send; later frames are heard later.
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
     }
-    const Answer answer = IPCBUS_TRY(bus_.request(
-        link_, protocol::Subscribe{filter_, static_cast<protocol::u8>(options_.mode)}, this));
+    const Answer answer = IPCBUS_TRY(ask_for(history));
     protocol::Subscribed subscribed;
     if (answer.type != FrameType::subscribed ||
         !protocol::decode(std::span<const std::byte>(answer.fields), subscribed)) {
@@ -87,8 +99,21 @@ Result<void> Subscriber::subscribe() {
     }
     subscription_ = subscribed.subscription;
     generation_ = generation;
+    if (history != 0) {
+        await_history(subscribed.attachments);
+    }
     take_inbox();  // the attachments that came with the answer
     return {};
+}
+
+/// Whoever asks for what was published before expects it to be there when it has subscribed. Only
+/// the daemon is waited for, and not for long: what comes later is read all the same.
+void Subscriber::await_history(u32 attachments) {
+    Bus::Lock guard = bus_.lock();
+    const sys::Deadline deadline = sys::Deadline::after(kHistoryNs);
+    while (attached_heard_ < attachments && !deadline.passed() &&
+           bus_.wait_for_frames(guard, link_, deadline.remaining_ns())) {
+    }
 }
 
 void Subscriber::resubscribe() {
@@ -108,7 +133,8 @@ void Subscriber::resubscribe() {
         orphaned_links_.emplace_back(link_.get(), sys::monotonic_ns());
     }
     // A refusal leaves us with the rings we have; the next look at the connection tries again.
-    (void)subscribe();
+    // No history: what this subscription has read would come again.
+    (void)subscribe(0);
 }
 
 Subscriber::~Subscriber() {
@@ -180,6 +206,7 @@ void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const st
     sys::make_room(inbox_);
     Delivery delivery;
     if (header.type == FrameType::attached) {
+        attached_heard_++;
         if (!receive_attached(link, fields, delivery)) {
             return;
         }

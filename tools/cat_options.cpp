@@ -30,6 +30,7 @@ enum Id : int {
     kNul,
     kFramed,
     kMode,
+    kFrom,
     kStrict,
     kReadyFd,
     kExec,
@@ -49,6 +50,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kNul, '0', "null", false},
     OptionSpec{kFramed, '\0', "framed", false},
     OptionSpec{kMode, '\0', "mode", true},
+    OptionSpec{kFrom, '\0', "from", true},
     OptionSpec{kStrict, '\0', "strict", false},
     OptionSpec{kReadyFd, '\0', "ready-fd", true},
     OptionSpec{kExec, '\0', "exec", true},
@@ -108,6 +110,26 @@ Result<void> take_mode(const Option& option, CatOptions& options) {
     return {};
 }
 
+Result<void> take_from(const Option& option, CatOptions& options) {
+    constexpr std::string_view kLast = "last:";
+    if (option.value == "new") {
+        options.history = 0;
+        return {};
+    }
+    if (option.value == "oldest") {
+        options.history = IPCBUS_OLDEST;
+        return {};
+    }
+    if (option.value.starts_with(kLast)) {
+        if (const auto count = parse_count(option.value.substr(kLast.size()), 1); count.ok()) {
+            options.history = count.value();
+            return {};
+        }
+    }
+    return fail(EINVAL, option.shown + " " + quoted(option.value) +
+                            ": not one of new, oldest, last:N (N at least 1)");
+}
+
 Result<void> take_ready_fd(const Option& option, CatOptions& options) {
     constexpr std::uint64_t kFdMax = 1'000'000'000;
     const std::uint64_t fd = IPCBUS_TRY(count_option(option, 0));
@@ -143,6 +165,7 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
         case kHex: return take_content(option, Content::hex, options, seen);
         case kFramed: return take_content(option, Content::framed, options, seen);
         case kMode: return take_mode(option, options);
+        case kFrom: return take_from(option, options);
         case kStrict: options.strict = true; return {};
         case kReadyFd: return take_ready_fd(option, options);
         case kExec:
@@ -226,6 +249,8 @@ std::string cat_help() {
                "                    $IPCBUS_TOPIC, $IPCBUS_SEQUENCE and more in its environment\n"
                "Delivery:\n"
                "      --mode MODE        reliable (the default), lossy, latest\n"
+               "      --from FROM        new (the default), oldest, last:N: begin with what\n"
+               "                         was published before\n"
                "      --strict           exit 5 as soon as a message was lost\n"
                "      --ready-fd FD      write a line to FD once subscribed, and close it\n")
         .append(common_help())

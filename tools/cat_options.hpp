@@ -21,6 +21,7 @@ struct CatOptions {
     bool end = false;                      // --end
     OutputStyle style;
     std::uint32_t mode = IPCBUS_RELIABLE;
+    std::uint64_t history = 0;             // --from; IPCBUS_OLDEST: all there is
     bool strict = false;
     int ready_fd = -1;                     // -1: none
     std::string command;                   // of --exec; empty: none

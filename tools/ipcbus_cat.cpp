@@ -61,6 +61,7 @@ public:
     int subscribe() {
         ipcbus_subscriber_options subscriber_options = IPCBUS_INIT(subscriber_options);
         subscriber_options.mode = options_.mode;
+        subscriber_options.history = options_.history;
         for (const std::string& filter : options_.filters) {
             ipcbus_subscriber* subscriber = nullptr;
             const int result =

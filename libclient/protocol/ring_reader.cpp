@@ -14,7 +14,8 @@ RingReader::Look RingReader::odd_word(u64 position, u64 word, bool sequence_fits
     return end && sequence_fits ? Look::closed : Look::corrupt;
 }
 
-RingReader::Resync RingReader::resync(u64& ret_lost) {
+/// 0: there is none.
+u64 RingReader::oldest_mark() const {
     // [R7] acquire: the marks are loaded after it.
     const u64 announced = header()->announced.load(std::memory_order_acquire);
     const u64 gone = announced - capacity_;
@@ -29,7 +30,45 @@ RingReader::Resync RingReader::resync(u64& ret_lost) {
             oldest = mark_untrusted;
         }
     }
+    return oldest;
+}
+
+RingReader::Resync RingReader::resync(u64& ret_lost) {
+    const u64 oldest = oldest_mark();
     return oldest == 0 ? Resync::again : go_to(oldest, ret_lost);
+}
+
+RingReader::Resync RingReader::pass_to_expected(u64& ret_lost) {
+    const u64 records_max = capacity_ / kRecordHeaderBytes;
+    u64 position = position_;
+    // [R9] acquire: what stands there was there before the mark.
+    u64 sequence = header_at(position).sequence.load(std::memory_order_acquire);
+    if (!intact(position_)) {
+        const u64 oldest = oldest_mark();
+        position_ = oldest != 0 ? oldest : position_;
+        return Resync::again;
+    }
+    const u64 begin = sequence;
+    if (distance(expected_, begin) > 0 && expected_ - begin > records_max) {
+        return Resync::corrupt;
+    }
+    Record record;
+    while (distance(expected_, sequence) > 0 &&
+           look_at(position, sequence, record) == Look::record) {
+        position = record.next;
+        sequence++;
+    }
+    if (!intact(position_)) {
+        return Resync::again;
+    }
+    const i64 lost = distance(sequence, expected_);
+    if (lost < 0 || static_cast<u64>(lost) > records_max) {
+        return Resync::corrupt;
+    }
+    ret_lost = static_cast<u64>(lost);
+    position_ = position;
+    expected_ = sequence;
+    return Resync::done;
 }
 
 RingReader::Resync RingReader::go_to_newest(u64& ret_passed) {

@@ -20,6 +20,9 @@
 //   [R7] load announced; of the marks (acquire) take the oldest that is not below announced -
 //        capacity; load the sequence there; acquire fence; load announced again: still intact?
 //   [R8] `latest` does the same with `newest`.
+//   [R9] A reader that begins with history is told a mark, and the sequence that it wants: it loads
+//        the one at the mark, and goes from record to record up to the wanted one, a batch as in
+//        [R4]. Overtaken meanwhile, it goes to the oldest mark: that may be before or behind it.
 // lost = the sequence there - the expected one: exact, and known at once.
 //
 // WHAT WOULD BREAK IT. The check before the copy instead of after it:
@@ -168,6 +171,9 @@ public:
     /// [R8] Goes to the newest record, if position() is behind it; tells how many were passed over.
     /// again: nothing there, or the writer was faster.
     Resync go_to_newest(u64& ret_passed);
+    /// [R9] Right after it was made: goes to the record expected(), which may be behind position(),
+    /// or to the first behind that, and tells how many were lost. again: the writer was faster.
+    Resync pass_to_expected(u64& ret_lost);
 
 private:
     /// What a header says.
@@ -178,6 +184,7 @@ private:
     bool read_at(u64 position, u64 sequence, Header& ret_header, Record& ret_record) const;
     [[nodiscard]] Look odd_word(u64 position, u64 word, bool sequence_fits) const;
     Resync go_to(u64 position, u64& ret_skipped);
+    [[nodiscard]] u64 oldest_mark() const;
 
     [[nodiscard]] const RingHeader* header() const {
         return reinterpret_cast<const RingHeader*>(data_ - kRingDataOffset);

@@ -17,6 +17,7 @@ const char* frame_name(FrameType type) {
         case FrameType::taken: return "TAKEN";
         case FrameType::received: return "RECEIVED";
         case FrameType::complain: return "COMPLAIN";
+        case FrameType::subscribe_from: return "SUBSCRIBE_FROM";
         case FrameType::welcome: return "WELCOME";
         case FrameType::error: return "ERROR";
         case FrameType::done: return "DONE";

@@ -30,7 +30,9 @@
 namespace ipcbus::protocol {
 
 inline constexpr u16 kProtocolMajor = 1;  ///< another one is refused
-inline constexpr u16 kProtocolMinor = 0;  ///< grows when frames or features are added
+inline constexpr u16 kProtocolMinor = 1;  ///< grows when frames or features are added
+inline constexpr u16 kMinorHistory = 1;   ///< from which on there is SUBSCRIBE_FROM
+inline constexpr u64 kHistoryAll = ~u64{0};
 inline constexpr u64 kFeatures = 0;       ///< feature bits we offer; none yet
 inline constexpr std::size_t kFrameHeaderBytes = 16;
 
@@ -49,6 +51,7 @@ enum class FrameType : u16 {
     taken = 9,
     received = 10,
     complain = 11,
+    subscribe_from = 12,
     // daemon to client
     welcome = 64,
     error = 65,
@@ -145,6 +148,19 @@ struct Subscribe {
     static void fields(auto& self, auto& v) {
         v.text(self.filter, kTopicBytesMax);
         v(self.mode);
+    }
+};
+
+/// A subscription that begins with what was published before. Answer: SUBSCRIBED, with the number
+/// of publications whose ATTACHED waits for nobody. Since minor version 1.
+struct SubscribeFrom {
+    static constexpr FrameType kType = FrameType::subscribe_from;
+    std::string filter;
+    u8 mode = 0;      ///< ReaderMode
+    u64 history = 0;  ///< messages of each publication to begin with; kHistoryAll: all there are
+    static void fields(auto& self, auto& v) {
+        v.text(self.filter, kTopicBytesMax);
+        v(self.mode, self.history);
     }
 };
 
@@ -317,7 +333,8 @@ struct Attached {
     u64 ring_bytes = 0;
     u32 record_bytes_max = 0;
     u64 start = 0;           ///< position to begin at
-    u64 start_sequence = 0;  ///< sequence of the record that begins there
+    u64 start_sequence = 0;  ///< of the first record that is wanted: that there or, with history,
+                             ///< a later one
     u8 mode = 0;             ///< ReaderMode as granted
     Id128 lineage{};
     u32 uid = 0;        ///< the publisher's, as the kernel told it

@@ -184,8 +184,12 @@ private:
         case 5:
             peer_->put(protocol::Unadvertise{id(Known::publication)}, request);
             return;
-        case 6:
         case 7:
+            peer_->put(protocol::SubscribeFrom{name(), static_cast<u8>(input_.byte() % 4),
+                                               u64{1} << input_.byte() % 64},
+                       request);
+            return;
+        case 6:
             peer_->put(protocol::Subscribe{name(), static_cast<u8>(input_.byte() % 4)}, request);
             return;
         case 8:

@@ -11,6 +11,7 @@
 
 #include "protocol/join.hpp"
 
+#include <array>
 #include <vector>
 
 using namespace ipcbus;
@@ -97,7 +98,7 @@ public:
             break;
         case 11:
         case 12:
-            settle();
+            settle(op >> 4 & 3);
             break;
         default:
             receive(1 + (op >> 4 & 3));
@@ -223,7 +224,8 @@ private:
     }
 
     /// The daemon's part of a join; a reader that begins where it says.
-    void settle() {
+    void settle(unsigned how) {
+        const u64 history = std::array{u64{0}, u64{1}, u64{40}, ~u64{0}}[how];
         const Memory& memory = Memory::instance();
         const ReadableRing ring = reader_.ring();
         // Between [J1] and its look at attention a writer does not go beyond what is announced.
@@ -231,7 +233,7 @@ private:
         Start start;
         const bool good = call([&] {
             return settle_start(*ring.header, memory.last_copy(), kCapacity, ring.record_bytes_max,
-                                first_, start);
+                                first_, history, start);
         });
         other.may_raise = true;
         FUZZ_CHECK(good || !other.honest);
@@ -239,10 +241,18 @@ private:
             return;
         }
         FUZZ_CHECK(start.position % kRecordAlignment == 0);
-        if (other.honest) {
+        if (other.honest && history == 0) {
             check_boundary(start.position, start.sequence);
         }
         reader_ = RingReader(ring, start.position, start.sequence);
+        if (history != 0) {
+            u64 lost = 0;
+            const Resync result = call([&] { return reader_.pass_to_expected(lost); });
+            FUZZ_CHECK(result != Resync::done || lost <= kCapacity / 16);
+            if (result == Resync::done && other.honest) {
+                check_boundary(reader_.position(), reader_.expected());
+            }
+        }
     }
 
     Input& input_;

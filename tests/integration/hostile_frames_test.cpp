@@ -41,7 +41,7 @@ std::string name(Whose whose) {
 bool wants_answer(FrameType type) {
     return type == FrameType::hello || type == FrameType::resume || type == FrameType::advertise ||
            type == FrameType::unadvertise || type == FrameType::subscribe ||
-           type == FrameType::unsubscribe;
+           type == FrameType::subscribe_from || type == FrameType::unsubscribe;
 }
 bool sent_by_clients(FrameType type) { return type < FrameType::welcome; }
 
@@ -78,6 +78,10 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
         break;
     case FrameType::subscribe:
         put(protocol::Subscribe{.filter = bad ? "#/a" : mine ? "none" : "neighbour"});
+        break;
+    case FrameType::subscribe_from:
+        put(protocol::SubscribeFrom{.filter = bad ? "#/a" : mine ? "none" : "neighbour",
+                                    .history = protocol::kHistoryAll});
         break;
     case FrameType::unsubscribe:
         put(protocol::Unsubscribe{it.subscription});
@@ -142,6 +146,7 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     switch (type) {
     case FrameType::advertise:
     case FrameType::subscribe:
+    case FrameType::subscribe_from:
         return bad ? Reaction::refused : Reaction::answered;
     case FrameType::mapped:
         return mine ? Reaction::ignored : Reaction::ended;
@@ -273,7 +278,7 @@ TEST_CASE("every frame in every state does what the table says") {
                 stage.neighbour().settle();
             }
         }
-        for (const u16 number : {0, 12, 63, 75, 0x8001, 0xffff}) {
+        for (const u16 number : {0, 13, 63, 75, 0x8001, 0xffff}) {
             INFO(name(state), ", ", number);
             const auto type = static_cast<FrameType>(number);
             Visitor visitor = stage.visitor(state);

@@ -110,6 +110,20 @@ class Messages(PythonCase):
         self.assertEnds(reader, "".join(f"t/one {data!r} {number}\n"
                                         for number, data in enumerate(said, 1)))
 
+    def test_history(self):
+        publisher = self.bus.advertise("t")
+        publisher.publish_many([b"%d" % i for i in range(5)])
+        for history, first in ((0, 5), (1, 4), (3, 2), (5, 0), (100, 0), (None, 0)):
+            with self.bus.subscribe("t", history=history) as reader:
+                received = []
+                with contextlib.suppress(ipcbus.WouldBlock):
+                    while True:
+                        received.append(int(reader.receive(timeout=0).data))
+                self.assertEqual(received, list(range(first, 5)))
+        for history in (-1, 2**64):
+            with self.assertRaises(ValueError):
+                self.bus.subscribe("t", history=history)
+
     def test_what_has_no_buffer_is_refused(self):
         publisher = self.bus.advertise("t")
         reader = self.bus.subscribe("t")

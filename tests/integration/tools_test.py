@@ -45,9 +45,9 @@ class WithoutDaemon(Case):
                 ["-C", "x", "t"], ["-C", "1.5", "t"], ["-C"], ["-W", "soon", "t"],
                 ["-W", "-1", "t"], ["--connect-timeout", "1x", "t"], ["t//u"], ["/t"], ["t/"],
                 [""], ["-t"], ["a/#/b"], ["a+"], ["t\nu"], ["--address", "", "t"],
-                ["--address", "nonsense", "t"], ["--retain", "t"], ["--from", "new", "t"],
+                ["--address", "nonsense", "t"], ["--retain", "t"],
                 ["--help=1"], ["x" * 256]]
-        pub = [["a", "b"], ["-t", "a", "b"], ["-t", "a", "-t", "b"], ["a/#"], ["+/b"],
+        pub = [["--from", "new", "t"], ["a", "b"], ["-t", "a", "b"], ["-t", "a", "-t", "b"], ["a/#"], ["+/b"],
                ["-m", "x", "-n", "t"], ["-l", "-s", "t"], ["-l", "-l", "t"], ["-f", "x", "-0", "t"],
                ["--framed", "-m", "x", "t"], ["--repeat", "2", "t"], ["--repeat", "2", "-l", "t"],
                ["--repeat", "0", "-n", "t"], ["--repeat-delay", "1s", "t"],
@@ -59,6 +59,8 @@ class WithoutDaemon(Case):
         cat = [["-F", "%q", "t"], ["-F", "%", "t"], ["-F", "\\q", "t"], ["-j", "-x", "t"],
                ["-j", "-v", "t"], ["-F", "%p", "-v", "t"], ["-N", "-0", "t"],
                ["--framed", "-N", "t"], ["--framed", "-x", "t"], ["--mode", "best", "t"],
+               ["--from", "best", "t"], ["--from", "last", "t"], ["--from", "last:", "t"],
+               ["--from", "last:0", "t"], ["--from", "last:x", "t"], ["--from", "oldest:1", "t"],
                ["--mode", "latest", "--strict", "t"], ["--ready-fd", "1", "t"],
                ["--ready-fd", "0", "t"], ["--ready-fd", "99", "t"], ["--ready-fd", "x", "t"],
                ["--exec", "", "t"], ["--exec", "true", "-j", "t"], ["--exec", "true", "-N", "t"],
@@ -474,6 +476,30 @@ class Delivery(Case):
         self.assertDone(publisher.finish())
         for reader in readers:
             self.assertDone(reader.finish(), b"all there\n")
+
+
+class History(Case):
+    def test_what_was_published_before_and_what_comes(self):
+        self.start_daemon()
+        first = self.cat("-C", "10", "t")
+        publisher = self.tool(PUB, "t", stdin=subprocess.PIPE)
+        publisher.process.stdin.write(b"".join(b"%d\n" % i for i in range(10)))
+        publisher.process.stdin.flush()
+        everything = b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+        self.assertDone(first.finish(), everything)
+        for start, out in (("new", b""), ("last:1", b"9\n"), ("last:3", b"7\n8\n9\n"),
+                           ("last:10", everything), ("last:99999999999", everything),
+                           ("oldest", everything)):
+            with self.subTest(start=start):
+                self.assertDone(self.tool(CAT, "t", "--from", start, "--end").finish(), out)
+        self.assertDone(self.tool(CAT, "t", "u", "--from", "last:2", "--end").finish(),
+                        b"8\n9\n")
+        live = self.cat("t", "--from", "last:2", "-C", "4", "--strict")
+        publisher.process.stdin.write(b"10\n11\n")
+        publisher.process.stdin.flush()
+        self.assertDone(live.finish(), b"8\n9\n10\n11\n")
+        publisher.process.stdin.close()
+        publisher.process.wait(LONG)
 
 
 class Commands(Case):

@@ -86,6 +86,7 @@ QUICK = {
         ("-DNREC=4 -DLEAVE", "NOTHING_OWED"),
         ("-DNREC=3 -DNR=2 -DREUSE", "SLOT_NOT_CLEARED"),
         ("-DNREC=5 -DMANY -DK=9", "NO_LOOK_W5"),
+        ("-DNREC=5 -DHISTORY -DK=6", "NO_MARGIN_J4 =MARK_BEFORE_WORD NO_FENCE_J2 RAISE_TOO_FAR"),
     ],
     "succession": [
         ("-DRINGS=3 -DNREC=4", "READ_AT_ONCE NOTHING_EXPECTED SEQUENCE_ANEW SEQUENCE_EARLY "
@@ -141,6 +142,8 @@ LONG = {
         ("-DNREC=3 -DNR=2", ""),
         ("-DNREC=4 -DNR=2 -DREUSE", ""),
         ("-DNREC=3 -DNR=2 -DREUSE -DWEAK", "SLOT_EARLY"),
+        ("-DNREC=6 -DHISTORY -DK=6 -DWEAK", ""),
+        ("-DNREC=7 -DHISTORY -DK=6 -DCAP=16", ""),
     ],
     "succession": [
         ("-DRINGS=4 -DNREC=5 -DORPHAN", ""),

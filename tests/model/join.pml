@@ -20,7 +20,8 @@
  * SCALE. A unit is 16 bytes; CAP units; records of 1 or 2 units, of which the headers are modelled;
  * positions and sequences modulo M (-DWRAP begins below the wrap). The largest raise is RAISE_MAX.
  * -DREUSE: the readers share one slot, one after the other. -DMANY: finish() may come after several
- * records. A reader that waits for news or a writer that waits for room tries again: how they sleep
+ * records. -DHISTORY: readers begin at any mark that the margin allows ([R9] is then reading, too:
+ * that its first records are thrown away makes no difference here). A reader that waits for news or a writer that waits for room tries again: how they sleep
  * is wake.pml's and full.pml's.
  *
  * PROPERTIES. settle_start() takes no honest ring for a lie, and gives a boundary with its true
@@ -32,7 +33,7 @@
  * years).
  *
  * NOT HERE: hang-ups, rounds of several frames, descriptors and their credit, lossy readers (they
- * need none of this), hostile rings (tests/unit/join_test.cpp), history (there is none).
+ * need none of this), hostile rings and which mark is the right one (tests/unit/join_test.cpp).
  */
 #define TWINS                                                                             \
     X(NO_FENCE_J2)                                                                        \
@@ -47,7 +48,10 @@
     X(SLOT_NOT_CLEARED)   /* DETACHED before the slot is zero: -DREUSE */                 \
     X(SLOT_EARLY)         /* a slot given out again before the reader left it: -DREUSE */ \
     X(NEWEST_BEFORE_WORD) /* [W10] before [W8] */                                         \
-    X(START_AT_NEWEST)    /* [J4] the newest record's start with the next sequence */
+    X(START_AT_NEWEST)    /* [J4] the newest record's start with the next sequence */     \
+    X(NO_MARGIN_J4)       /* -DHISTORY: any mark that is not gone */                      \
+    X(MARK_BEFORE_WORD)   /* -DHISTORY: [W9] before [W8]: no harm, one that is not below the  \
+                           * end of the newest record is not taken */
 #ifndef CAP
 #define CAP 8
 #endif
@@ -77,7 +81,14 @@
 #define NEWEST (2 * CAP + 1)
 #define ATT (2 * CAP + 2)
 #define CUR(s) (2 * CAP + 3 + (s))
+#ifdef HISTORY
+#define PARTS 4
+#define MARK(i) (2 * CAP + 3 + NR + (i))
+#define PART(p) (((p) % CAP) / (CAP / PARTS))
+#define NMEM (2 * CAP + 3 + NR + PARTS)
+#else
 #define NMEM (2 * CAP + 3 + NR)
+#endif
 #ifdef REUSE
 #define SLOT(r) 0
 #else
@@ -141,6 +152,9 @@ proctype Writer() {
     byte pos = ORIGIN, ann = PLUS(ORIGIN, 1), seq = FIRST, units, need, raised, limit, c, r;
     byte a, n, added, removed, taken, believed[NR], before, smallest;
     bool changed = true;
+#ifdef HISTORY
+    byte marked;
+#endif
     do
     :: ITH(seq) == NREC -> break
     :: else ->
@@ -216,7 +230,11 @@ again:
             fi
         fi;
         atomic {
+#ifdef HISTORY
+            sb[0].n + 5 <= K;
+#else
             sb[0].n + 4 <= K;
+#endif
             do /* what it writes over now has been read by whoever was told to begin there */
             :: r < NR ->
                 assert(!told[r] || left[r] || DIST(read_to[r], PLUS(need, -CAP)) >= 0);
@@ -231,7 +249,25 @@ again:
             fi;
             ST(0, WD(PLUS(pos, units)), 0, PLAIN); /* [W7] */
             ST(0, SQ(PLUS(pos, units)), PLUS(seq, 1), PLAIN);
+#ifdef HISTORY
+            if
+            :: marked != pos / (CAP / PARTS) + 1 && BROKEN(MARK_BEFORE_WORD) ->
+                ST(0, MARK(PART(pos)), pos, REL)
+            :: else
+            fi;
+#endif
             ST(0, WD(pos), units, REL); /* [W8] */
+#ifdef HISTORY
+            if
+            :: marked != pos / (CAP / PARTS) + 1 -> /* [W9] */
+                marked = pos / (CAP / PARTS) + 1;
+                if
+                :: BROKEN(MARK_BEFORE_WORD)
+                :: else -> ST(0, MARK(PART(pos)), pos, REL)
+                fi
+            :: else
+            fi;
+#endif
             if
             :: BROKEN(NEWEST_BEFORE_WORD)
             :: else -> ST(0, NEWEST, pos, REL) /* [W10] */
@@ -332,6 +368,21 @@ end:
             assert(w == 1 || w == 2);
             position = PLUS(newest, (BROKEN(START_AT_NEWEST) -> 0 : w))
         fi;
+#ifdef HISTORY
+        do /* go_back() */
+        :: x < PARTS ->
+            w = mem[MARK(x)];
+            if
+            :: w != 0 && DIST(position, w) > 0 &&
+                DIST(w, PLUS(PLUS(a, -CAP), (BROKEN(NO_MARGIN_J4) -> 0 : RAISE_MAX))) >= 0 ->
+                position = w;
+                break
+            :: true -> x++
+            fi
+        :: x == PARTS -> break
+        od;
+        x = 0;
+#endif
         s = mem[SQ(position)]; /* [J4] */
         s = PLUS(s, (BROKEN(START_AT_NEWEST) && newest != 0 -> 1 : 0));
         if

@@ -120,7 +120,7 @@ public:
             pages_.mailbox(0).attention.fetch_add(1, std::memory_order_release);  // [J1]
             protocol::full_fence();                                               // [J2]
             if (!settle_start(ring_.header(), ring_.data(), ring_.capacity(), ring_.record_max(),
-                              {ring_.origin(), ring_.first_sequence()}, ret_start)) {
+                              {ring_.origin(), ring_.first_sequence()}, 0, ret_start)) {
                 return false;
             }
             entry.start = ret_start.position;

@@ -15,15 +15,30 @@ namespace {
 
 constexpr u64 kCapacity = 4096;
 
-bool settle(const TestRing& ring, Start& ret_start) {
+bool settle(const TestRing& ring, Start& ret_start, u64 history = 0) {
     return settle_start(ring.header(), ring.data(), ring.capacity(), ring.record_max(),
-                        {ring.origin(), ring.first_sequence()}, ret_start);
+                        {ring.origin(), ring.first_sequence()}, history, ret_start);
 }
 
 u64 lowest(const TestRing& ring) {
     return ring.header().announced.load() - ring.capacity() +
            raise_max(ring.capacity(), ring.record_max());
 }
+
+/// Where the oldest history begins: the first mark at or above the margin.
+u64 oldest(const TestRing& ring, const Start& now) {
+    u64 found = now.position;
+    for (const auto& mark : ring.header().marks) {
+        const u64 position = mark.load();
+        if (position != 0 && distance(position, lowest(ring)) >= 0 &&
+            distance(found, position) > 0) {
+            found = position;
+        }
+    }
+    return found;
+}
+
+constexpr u64 kAll = ~u64{0};
 
 }  // namespace
 
@@ -72,7 +87,7 @@ TEST_CASE("a ring may be joined however far its positions have come") {
             publish_over(writer, 48);
             Start start;
             REQUIRE(settle_start(ring.header(), ring.data(), kCapacity, ring.record_max(),
-                                 {kCapacity, 1}, start));
+                                 {kCapacity, 1}, 0, start));
             CHECK(start.position == writer.position());
         }
     }
@@ -204,4 +219,76 @@ TEST_CASE("noise: whatever is answered keeps the margin and stays in the ring") 
         }
     }
     CHECK(taken > 1000);
+}
+
+TEST_CASE("history begins at a mark before what is wanted, and not near what may be overwritten") {
+    std::mt19937 random(race_seed());
+    const Origin origin = each_origin();
+    for (const u64 record_max : {u64{16}, u64{272}, record_bytes_max(kCapacity)}) {
+        const TestRing ring(kCapacity, origin_position(origin, kCapacity), 1, record_max);
+        RingWriter writer = ring.writer();
+        u64 wrong = 0;
+        u64 reached = 0;
+        for (int i = 0; i < 20000; i++) {
+            publish_over(writer, random() % (record_max - 15));
+            const u64 history = random() % 4 == 0 ? kAll : random() % 100 + 1;
+            Start start;
+            Start now;
+            if (!settle(ring, now) || !settle(ring, start, history)) {
+                wrong++;
+                continue;
+            }
+            const u64 all = now.sequence - ring.first_sequence();
+            const u64 wanted = now.sequence - std::min(history, all);
+            // What is wanted, or as near to it as the ring goes back.
+            RingReader reader(ring.readable(), start.position, start.sequence);
+            u64 lost = 0;
+            const bool good = distance(start.position, lowest(ring)) >= 0 &&
+                              distance(now.position, start.position) >= 0 &&
+                              distance(start.sequence, wanted) >= 0 &&
+                              reader.pass_to_expected(lost) == RingReader::Resync::done &&
+                              lost == 0 && reader.expected() == start.sequence;
+            Record record;
+            u64 read = 0;
+            while (good && reader.look(record) == RingReader::Look::record &&
+                   reader.intact(record.position)) {
+                reader.advance(record);
+                read++;
+            }
+            reached = std::max(reached, now.position - start.position);
+            wrong += good && reader.position() == writer.position() &&
+                             read == now.sequence - start.sequence &&
+                             (start.sequence == wanted || start.position == oldest(ring, now))
+                         ? 0
+                         : 1;
+        }
+        CHECK(wrong == 0);
+        CHECK(reached >= kCapacity / 2);
+    }
+}
+
+TEST_CASE("marks that lie give no history that is not there, and no start beyond the margin") {
+    std::mt19937_64 random(race_seed());
+    const TestRing ring(kCapacity, origin_position(each_origin(), kCapacity), 5);
+    RingWriter writer = ring.writer();
+    for (int i = 0; i < 200; i++) {
+        publish_over(writer, 100);
+    }
+    for (int i = 0; i < 100000; i++) {
+        auto& mark = ring.header().marks[random() % kMarks];
+        mark.store(random() % 4 == 0 ? random() : writer.position() - random() % 5000);
+        ring.record_at(writer.position() - random() % 256 * 16).sequence.store(random() % 300);
+        Start start;
+        if (settle(ring, start, random() % 3 == 0 ? kAll : random() % 200)) {
+            REQUIRE(start.position % 16 == 0);
+            REQUIRE(distance(start.position, lowest(ring)) >= 0);
+            REQUIRE(distance(writer.position(), start.position) >= 0);
+            RingReader reader(ring.readable(), start.position, start.sequence);
+            u64 lost = 0;
+            if (reader.pass_to_expected(lost) == RingReader::Resync::done) {
+                REQUIRE(lost <= kCapacity / 16);
+                REQUIRE(distance(reader.position(), start.position) >= 0);
+            }
+        }
+    }
 }

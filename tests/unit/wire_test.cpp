@@ -110,7 +110,7 @@ TEST_SUITE_BEGIN("wire");
 
 TEST_CASE("numbers of the protocol") {
     CHECK(kProtocolMajor == 1);
-    CHECK(kProtocolMinor == 0);
+    CHECK(kProtocolMinor == 1);
     CHECK(kFeatures == 0);
     CHECK(kFrameHeaderBytes == 16);
     CHECK(kFrameBytesMax == 16384);
@@ -130,20 +130,20 @@ TEST_CASE("numbers of the protocol") {
     CHECK(kPeerDoorbell == 2);
     CHECK(std::string(frame_name(FrameType::hello)) == "HELLO");
     CHECK(std::string(frame_name(FrameType::peer_gone)) == "PEER_GONE");
-    CHECK(std::string(frame_name(FrameType{12})) == "unknown frame");
+    CHECK(std::string(frame_name(FrameType{13})) == "unknown frame");
 }
 
 TEST_CASE("golden bytes, from clients") {
     Hello hello;
     hello.name = "pump";
     check(hello,
-          "2600000001000000080706050403020101000000020000000000000000000000"
+          "2600000001000000080706050403020101000100020000000000000000000000"
           "040070756d70");
     Resume resume;
     resume.client = 0xa1a2a3a4a5a6a7a8;
     resume.token = id_from(0x10);
     check(resume,
-          "3800000002000000080706050403020101000000020000000000000000000000"
+          "3800000002000000080706050403020101000100020000000000000000000000"
           "a8a7a6a5a4a3a2a1101112131415161718191a1b1c1d1e1f");
     Advertise advertise;
     advertise.topic = "plant/7/temp";
@@ -162,6 +162,9 @@ TEST_CASE("golden bytes, from clients") {
           "180000000500000008070605040302018877665544332211");
     check(Subscribe{"plant/#", static_cast<u8>(ReaderMode::lossy)},
           "1a0000000600000008070605040302010700706c616e742f2301");
+    check(SubscribeFrom{"plant/#", static_cast<u8>(ReaderMode::reliable), 5},
+          "220000000c00000008070605040302010700706c616e742f230005000000"
+          "00000000");
     check(Unsubscribe{kSome},
           "180000000700000008070605040302018877665544332211");
     check(Detached{kSome},
@@ -184,7 +187,7 @@ TEST_CASE("golden bytes, from the daemon") {
     welcome.stall_timeout_ns = 5000000000;
     welcome.resumed = 1;
     check(welcome,
-          "5d00000040000000080706050403020101000000020000000000000000000000"
+          "5d00000040000000080706050403020101000100020000000000000000000000"
           "101112131415161718191a1b1c1d1e1f0c00000000000000f0f1f2f3f4f5f6f7"
           "f8f9fafbfcfdfeff40000000000100000004000000f2052a0100000001");
     check(ErrorFrame{13, "no"},

@@ -228,12 +228,19 @@ struct ipcbus_subscriber_options {
     /* How long a wait may spin before it sleeps, ns: 0 adapts; negative never spins; very large
      * never sleeps. */
     int64_t spin_ns;
+    /* How many messages of each publication to begin with, before what is published from now on:
+     * the last so many, or as many as its ring still has (about three quarters of it, when it is
+     * full). 0: none. IPCBUS_OLDEST: as many as there are. Nothing between them and what comes is
+     * lost or received twice. Under a filter publication all its messages count. */
+    uint64_t history;
 };
+#define IPCBUS_OLDEST UINT64_MAX
 
 /*
  * Subscribes to every topic that `filter` matches (`+`: one level, `#`: all the rest), now and
- * later. When it returns, no message published afterwards is missed. The caller owns
- * *ret_subscriber. Errors: -EINVAL, -EDQUOT, -EMFILE, -EACCES, -ESHUTDOWN.
+ * later. When it returns, no message published afterwards is missed, and what `history` asked for
+ * is there to be received. The caller owns *ret_subscriber. Errors: -EINVAL, -EDQUOT, -EMFILE,
+ * -EACCES, -ESHUTDOWN; -EPROTONOSUPPORT (a daemon that is older than `history`).
  */
 IPCBUS_EXPORT int ipcbus_subscribe(ipcbus_bus *bus, const char *filter,
                                    const struct ipcbus_subscriber_options *options,

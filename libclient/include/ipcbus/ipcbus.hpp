@@ -36,6 +36,8 @@ namespace ipcbus {
 
 /// Wait without a limit.
 inline constexpr std::chrono::nanoseconds forever{IPCBUS_FOREVER};
+/// As history: as much as there is.
+inline constexpr std::uint64_t oldest = IPCBUS_OLDEST;
 
 /// What became of a call on the hot path: ok, or one of ipcbus.h's negative errnos. Those without a
 /// name here are compared with `static_cast<Status>(-ENOSPC)`.
@@ -424,6 +426,8 @@ struct SubscriberOptions {
     Mode mode = Mode::reliable;
     /// How long a wait may spin before it sleeps: 0ns adapts, negative never spins.
     std::chrono::nanoseconds spin{0};
+    /// How many earlier messages of each publication to begin with; ipcbus::oldest: all there are.
+    std::uint64_t history = 0;
 };
 
 /// A filter, and what has been published under it. Made by Bus::subscribe.
@@ -564,6 +568,7 @@ public:
         c.struct_size = sizeof c;
         c.mode = static_cast<std::uint32_t>(options.mode);
         c.spin_ns = options.spin.count();
+        c.history = options.history;
         ipcbus_subscriber* handle = nullptr;
         detail::check(ipcbus_subscribe(bus_.get(), filter, &c, &handle));
         return Subscriber(bus_, handle);

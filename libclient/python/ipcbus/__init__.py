@@ -808,6 +808,7 @@ class Bus(_Closing):
             self._done()
 
     def subscribe(self, filter: str, *, mode: str = "reliable", spin: Optional[float] = None,
+                  history: Optional[int] = 0,
                   on_lost: Optional[Callable[[LostMessages], object]] = None) -> Subscriber:
         """Subscribes to every topic that `filter` matches (`+`: one level, `#`: all the rest), now
         and later. When it returns, no message published afterwards is missed.
@@ -815,6 +816,8 @@ class Bus(_Closing):
         `mode`: "reliable" (publishers wait for it, up to stall_timeout), "lossy" (they never do;
         overtaken, it goes on at the oldest), "latest" (lossy, and each receive goes to the newest).
         `spin`: how many seconds a wait may spin before it sleeps; None: it adapts; 0: never.
+        `history`: how many messages of each publication to begin with, before what is published
+        from now on; None: as many as there are. Nothing between them is lost or comes twice.
         `on_lost`: called with a LostMessages instead of raising it; it must not use the subscriber.
         Raises InvalidArgument, LimitReached, NotAllowed, Disconnected."""
         if mode not in _MODES:
@@ -822,8 +825,11 @@ class Bus(_Closing):
         spin_ns = 0 if spin is None else -1 if spin == 0 else _native.nanoseconds(spin, "spin")
         if spin is not None and spin != 0:
             spin_ns = 2**63 - 1 if spin_ns < 0 else max(spin_ns, 1)
+        if history is not None and not 0 <= history < 2**64:
+            raise ValueError("history must be None or a non-negative number of messages")
         options = _native.SubscriberOptions(
-            struct_size=sizeof(_native.SubscriberOptions), mode=_MODES[mode], spin_ns=spin_ns)
+            struct_size=sizeof(_native.SubscriberOptions), mode=_MODES[mode], spin_ns=spin_ns,
+            history=2**64 - 1 if history is None else history)
         handle = c_void_p()
         name = _native.encoded(filter)
         bus = self._begin()

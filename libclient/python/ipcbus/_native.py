@@ -171,7 +171,7 @@ class PublisherOptions(ctypes.Structure):
 
 class SubscriberOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("mode", c_uint32), ("reserved", c_uint32),
-                ("spin_ns", c_int64)]
+                ("spin_ns", c_int64), ("history", c_uint64)]
 
 
 NO_RECONNECT = 1
