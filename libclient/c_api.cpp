@@ -318,6 +318,10 @@ int ipcbus_fd(ipcbus_subscriber* subscriber) {
     return guarded([&] { return subscriber->subscriber->fd(); });
 }
 
+int ipcbus_notify(ipcbus_subscriber* subscriber, int signal, void* value) {
+    return guarded([&] { return subscriber->subscriber->notify(signal, value); });
+}
+
 uint64_t ipcbus_lost(const ipcbus_subscriber* subscriber) { return subscriber->subscriber->lost(); }
 
 uint32_t ipcbus_publication_count(const ipcbus_subscriber* subscriber) {

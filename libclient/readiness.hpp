@@ -23,6 +23,10 @@ public:
     void disarm(protocol::Waiter& waiter);
     /// [E1] to [E4]. 1: armed. 0: there is news, look again. Or -errno: it cannot be.
     int arm(protocol::Waiter& waiter, protocol::Elsewhere& elsewhere);
+    /// A signal each time that it is readable by what it was armed for. Must not be armed.
+    [[nodiscard]] sys::Result<void> notify(int signal, void* value) {
+        return alarm_->notify(signal, value);
+    }
     /// Before the pages with the bell go. Must not be armed.
     void let_go() { alarm_->call_off(); }
 

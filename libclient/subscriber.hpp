@@ -38,6 +38,8 @@ public:
     int release();
     /// The descriptor for event loops (readiness.hpp), made by the first call.
     int fd();
+    /// A signal with it; 0: none any more.
+    int notify(int signal, void* value);
 
     [[nodiscard]] u64 lost() const { return lost_; }
     [[nodiscard]] u32 publication_count();

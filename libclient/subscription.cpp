@@ -7,6 +7,8 @@
 #include "set.hpp"
 #include "sys/room.hpp"
 
+#include <csignal>
+
 namespace ipcbus::client {
 
 using protocol::FrameHeader;
@@ -190,6 +192,18 @@ int Subscriber::fd() {
         readiness_ = std::move(made).value();
     }
     return readiness_->fd();
+}
+
+int Subscriber::notify(int signal, void* value) {
+    if (signal < 0 || signal > SIGRTMAX || signal == SIGKILL || signal == SIGSTOP) {
+        return failed(EINVAL, "there is no such signal, or none that a program can wait for");
+    }
+    if (const int descriptor = fd(); descriptor < 0) {
+        return descriptor;
+    }
+    disarm();
+    const Result<void> done = readiness_->notify(signal, value);
+    return done.ok() ? 0 : failed(done.error());
 }
 
 void Subscriber::disarm() {

@@ -3,6 +3,7 @@
 #include "cat_options.hpp"
 
 #include "protocol/topic.hpp"
+#include "signal_name.hpp"
 
 #include <array>
 #include <cerrno>
@@ -34,6 +35,8 @@ enum Id : int {
     kStrict,
     kReadyFd,
     kExec,
+    kSignal,
+    kPidfile,
 };
 
 constexpr std::array kSpecs = {
@@ -54,6 +57,8 @@ constexpr std::array kSpecs = {
     OptionSpec{kStrict, '\0', "strict", false},
     OptionSpec{kReadyFd, '\0', "ready-fd", true},
     OptionSpec{kExec, '\0', "exec", true},
+    OptionSpec{kSignal, '\0', "signal", true},
+    OptionSpec{kPidfile, '\0', "pidfile", true},
 };
 
 /// Which options have chosen the output, as they were written; empty: none.
@@ -174,6 +179,13 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
             }
             options.command = option.value;
             return {};
+        case kSignal: options.signal = IPCBUS_TRY(signal_option(option)); return {};
+        case kPidfile:
+            if (option.value.empty()) {
+                return fail(EINVAL, "--pidfile needs the path of a file");
+            }
+            options.pidfile = option.value;
+            return {};
         default: IPCBUS_ASSERT(!"an option of the table"); return {};
     }
 }
@@ -181,12 +193,21 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
 Result<void> check_output(const Seen& seen, CatOptions& options) {
     using Content = OutputStyle::Content;
     const Content content = options.style.content;
-    if (!options.command.empty()) {
+    if ((options.signal != 0) != !options.pidfile.empty()) {
+        return fail(EINVAL, "--signal and --pidfile go together: what to send, and to whom");
+    }
+    const std::string instead = !options.command.empty() ? "--exec"
+                                : options.signal != 0    ? "--signal"
+                                                         : "";
+    if (!instead.empty()) {
         for (const std::string& other : {seen.content, seen.end, seen.topic}) {
             if (!other.empty()) {
-                return both("--exec", other);
+                return both(instead, other);
             }
         }
+    }
+    if (!options.command.empty() && options.signal != 0) {
+        return both("--exec", "--signal");
     }
     if (options.style.with_topic && content != Content::payload && content != Content::hex) {
         return both(seen.topic, seen.content);
@@ -247,6 +268,8 @@ std::string cat_help() {
                "                    %j JSON, %%, \\n \\t \\0\n"
                "      --exec CMD    run CMD in a shell for each message: payload on its stdin,\n"
                "                    $IPCBUS_TOPIC, $IPCBUS_SEQUENCE and more in its environment\n"
+               "      --signal SIG  send SIG (HUP, USR1) for each message, to the process that\n"
+               "      --pidfile FILE  FILE names\n"
                "Delivery:\n"
                "      --mode MODE        reliable (the default), lossy, latest\n"
                "      --from FROM        new (the default), oldest, last:N: begin with what\n"

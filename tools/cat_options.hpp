@@ -25,6 +25,8 @@ struct CatOptions {
     bool strict = false;
     int ready_fd = -1;                     // -1: none
     std::string command;                   // of --exec; empty: none
+    int signal = 0;                        // of --signal; 0: none
+    std::string pidfile;                   // who gets it
 };
 
 /// `arguments` is argv without the program's name. Checked; the text of an Error is for people.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ipcbus-cat: writes the messages of topics to stdout, or runs a command for each. One thread;
-// signals as in stop_signal.hpp. Exit codes: cli.hpp.
+// ipcbus-cat: writes the messages of topics to stdout, or runs a command or sends a signal for
+// each. One thread; signals as in stop_signal.hpp. Exit codes: cli.hpp.
 //
 // Messages are lent from the ring in batches, appended to a big buffer, given back, and only then
 // written: a batch that was overwritten while it was lent is cut off the buffer again. The buffer
@@ -11,6 +11,8 @@
 #include "connection.hpp"
 #include "format.hpp"
 #include "output.hpp"
+#include "signal_name.hpp"
+#include "signal_target.hpp"
 #include "stop_signal.hpp"
 #include "sys/clock.hpp"
 
@@ -55,6 +57,9 @@ public:
         if (!options.command.empty()) {
             command_.emplace(options.command, options.common.address);
         }
+        if (options.signal != 0) {
+            target_.emplace(options.pidfile, options.signal);
+        }
     }
 
     /// Returns an exit code, or kGoOn.
@@ -89,7 +94,7 @@ public:
         if (stop_signal() != 0) {
             return 128 + stop_signal();
         }
-        return code == kExitDone && command_failures_ > 0 ? kExitFailed : code;
+        return code == kExitDone && failures_ > 0 ? kExitFailed : code;
     }
 
 private:
@@ -224,7 +229,9 @@ private:
                 break;
             }
             payload_bytes += message.size;
-            append(message, received_ns);
+            if (!target_) {
+                append(message, received_ns);
+            }
             ++taken;
         }
         if (ipcbus_release(subscriber) == -ESTALE) {
@@ -237,6 +244,9 @@ private:
         restart_idle();
         if (command_ && taken > 0) {
             run_command(messages.front(), received_ns);
+        }
+        for (std::size_t i = 0; target_ && i < taken && stop_signal() == 0; i++) {
+            send_signal(messages[i].sequence);
         }
         return code;
     }
@@ -270,12 +280,20 @@ private:
                                received_ns};
         const auto done = command_->run(view);
         if (!done.ok() && stop_signal() == 0) {
-            ++command_failures_;
+            ++failures_;
             report(kTool, "cannot run " + quoted(options_.command) + " for message " +
                               std::to_string(message.sequence) + " of " + quoted(view.topic) +
                               ": " + done.error().what);
         }
         restart_idle();
+    }
+
+    void send_signal(std::uint64_t sequence) {
+        if (const auto sent = target_->send(); !sent.ok()) {
+            ++failures_;
+            report(kTool, "cannot send " + signal_name(options_.signal) + " for message " +
+                              std::to_string(sequence) + ": " + sent.error().what);
+        }
     }
 
     int note_loss() {
@@ -346,11 +364,12 @@ private:
     SetPtr set_;  // none for one subscriber; goes before them
     Output output_;
     std::optional<Command> command_;
+    std::optional<SignalTarget> target_;
     std::string copy_;  // topic and payload of one message
     std::array<ipcbus_message, kBatchMax> messages_;
     std::size_t batch_ = 16;  // messages to borrow at once, so that it is about kBatchBytes
     std::uint64_t received_ = 0;
-    std::uint64_t command_failures_ = 0;
+    std::uint64_t failures_ = 0;  // of commands and signals
     std::uint64_t reconnects_ = 0;
     std::uint64_t lost_ = 0;
     std::uint64_t lost_reported_ = 0;

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <ctime>
 #include <fcntl.h>
@@ -128,6 +129,9 @@ private:
         if (message[0].size > ipcbus_message_bytes_max(publisher_)) {
             return too_long("the message", message[0].size);
         }
+        if (options_.on_signal != 0) {
+            return publish_on_signals(message);
+        }
         const std::uint64_t count = std::min(options_.repeat, options_.count_max);
         message.resize(std::min<std::uint64_t>(count, kBatch), message[0]);
         int code = kGoOn;
@@ -136,6 +140,27 @@ private:
             code = send(std::span(message).first(static_cast<std::size_t>(next)));
         }
         return code == kGoOn ? kExitDone : code;
+    }
+
+    /// The signal is blocked since the start. What stops the tool ends the wait (stop_signal.hpp).
+    int publish_on_signals(std::span<const ipcbus_buffer> message) {
+        sigset_t awaited;
+        (void)::sigemptyset(&awaited);
+        (void)::sigaddset(&awaited, options_.on_signal);
+        while (published_ < options_.count_max && stop_signal() == 0) {
+            const std::int64_t left_ns = deadline_.remaining_ns();
+            timespec left{};
+            left.tv_sec = left_ns / 1'000'000'000;
+            left.tv_nsec = left_ns % 1'000'000'000;
+            if (::sigtimedwait(&awaited, nullptr, deadline_.never() ? nullptr : &left) > 0) {
+                if (const int code = send(message); code != kGoOn) {
+                    return code;
+                }
+            } else if (errno == EAGAIN) {
+                return timed_out(-ETIMEDOUT);
+            }
+        }
+        return kExitDone;
     }
 
     /// Publishes all of `messages`, as fast as the pace allows.
@@ -277,8 +302,21 @@ int advertise(const PubOptions& options, int input, ipcbus_bus* bus,
     return kGoOn;
 }
 
+/// From here on it is kept until it is asked for, also while we connect. What was inherited as
+/// ignored is not.
+void block_signal(int number) {
+    sigset_t awaited;
+    (void)::sigemptyset(&awaited);
+    (void)::sigaddset(&awaited, number);
+    (void)::sigprocmask(SIG_BLOCK, &awaited, nullptr);
+    (void)::signal(number, SIG_DFL);
+}
+
 int run(const PubOptions& options) {
     const sys::Deadline deadline = sys::Deadline::after(options.timeout_ns);
+    if (options.on_signal != 0) {
+        block_signal(options.on_signal);
+    }
     if (const auto installed = install_stop_signals(); !installed.ok()) {
         report(kTool, "cannot catch signals: " + installed.error().what);
         return kExitFailed;

@@ -4,11 +4,13 @@
 
 #include "protocol/limits.hpp"
 #include "protocol/topic.hpp"
+#include "signal_name.hpp"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <csignal>
 #include <limits>
 #include <vector>
 
@@ -36,6 +38,7 @@ enum Id : int {
     kWaitSubs,
     kMaxBlock,
     kRingSize,
+    kOnSignal,
 };
 
 constexpr std::array kSpecs = {
@@ -55,6 +58,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kWaitSubs, '\0', "wait-subs", true},
     OptionSpec{kMaxBlock, '\0', "max-block", true},
     OptionSpec{kRingSize, '\0', "ring-size", true},
+    OptionSpec{kOnSignal, '\0', "on-signal", true},
 };
 
 /// The smallest ring of at least so many bytes: rings are powers of two.
@@ -96,6 +100,16 @@ Result<void> take_pace(const Option& option, Seen& seen) {
     return {};
 }
 
+Result<void> take_on_signal(const Option& option, PubOptions& options) {
+    options.on_signal = IPCBUS_TRY(signal_option(option));
+    if (options.on_signal == SIGKILL || options.on_signal == SIGSTOP ||
+        options.on_signal == SIGALRM) {
+        return fail(EINVAL, option.shown + " " + quoted(option.value) +
+                                ": this one cannot be waited for here");
+    }
+    return {};
+}
+
 Result<void> take_option(const Option& option, PubOptions& options, Seen& seen) {
     using Payload = PubOptions::Payload;
     switch (option.id) {
@@ -127,6 +141,7 @@ Result<void> take_option(const Option& option, PubOptions& options, Seen& seen) 
             return {};
         }
         case kMaxBlock: options.max_block_ns = IPCBUS_TRY(duration_option(option)); return {};
+        case kOnSignal: return take_on_signal(option, options);
         case kRingSize: options.ring_bytes = IPCBUS_TRY(ring_size_option(option)); return {};
         default: IPCBUS_ASSERT(!"an option of the table"); return {};
     }
@@ -163,6 +178,16 @@ Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
     }
     seen.topics.insert(seen.topics.end(), operands.begin(), operands.end());
     IPCBUS_TRY(check_topic(seen, options));
+    if (options.on_signal != 0) {
+        if (seen.payload.empty()) {
+            options.payload = PubOptions::Payload::empty;
+        }
+        if (options.streams() || !seen.repeat.empty()) {
+            return fail(EINVAL, "--on-signal and " +
+                                    (options.streams() ? seen.payload : seen.repeat) +
+                                    " do not go together: it publishes one message, each time");
+        }
+    }
     if (!seen.repeat.empty() && options.streams()) {
         return fail(EINVAL, seen.repeat + " repeats one message: it needs -m, -f, -s or -n");
     }
@@ -186,6 +211,8 @@ std::string pub_help() {
                "      --repeat N         publish the message of -m -f -s -n N times\n"
                "      --repeat-delay D   with so much time between two of them\n"
                "      --rate HZ          at most so many messages a second\n"
+               "      --on-signal SIG    publish the message of -m -f -s -n (the default) each\n"
+               "                         time that SIG (USR1, RTMIN+1) comes\n"
                "  -W, --timeout D        give up after D: exit 124\n"
                "Delivery:\n"
                "      --wait-subs N      first wait until N subscribers are there\n"

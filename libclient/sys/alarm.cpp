@@ -69,6 +69,17 @@ Result<void> Alarm::arm(std::atomic<std::uint32_t>* word, std::uint32_t expected
     return {};
 }
 
+Result<void> Alarm::notify(int number, void* value) {
+    if (thread_ == nullptr) {
+        if (number == 0) {
+            return {};
+        }
+        IPCBUS_TRY(take_thread());  // no io_uring sends signals
+    }
+    thread_->notify(number, value);
+    return {};
+}
+
 bool Alarm::disarm() {
     if (!std::exchange(armed_, false)) {
         return false;

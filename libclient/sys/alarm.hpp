@@ -33,6 +33,9 @@ public:
     /// passed. `word` nullptr: only the time. An Error: it is not armed.
     [[nodiscard]] Result<void> arm(std::atomic<std::uint32_t>* word, std::uint32_t expected,
                                    std::int64_t timeout_ns);
+    /// Each time that the descriptor becomes readable by what it is armed for, `number` is queued
+    /// to this process with `value`, too; 0: no more. Not while it is armed.
+    [[nodiscard]] Result<void> notify(int number, void* value);
     /// Readable from here on. Whether it was before, by what it was armed for.
     bool disarm();
 

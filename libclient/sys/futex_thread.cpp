@@ -40,8 +40,11 @@ Result<std::unique_ptr<FutexThread>> FutexThread::create(int eventfd) {
 }
 
 FutexThread::~FutexThread() {
-    if (std::exchange(over_, true)) {
-        return;  // there is no thread
+    {
+        const std::lock_guard guard(mutex_);
+        if (std::exchange(over_, true)) {
+            return;  // there is no thread
+        }
     }
     call_off();
     {
@@ -60,6 +63,7 @@ void FutexThread::call_off() {
     std::atomic<std::uint32_t>& word = request_.word != nullptr ? *request_.word : own_;
     word.fetch_add(1, std::memory_order_release);  // release: as any ring
     futex_wake_all(word);
+    called_off_ = true;
     changed_.wait(guard, [this] { return is_idle(); });
 }
 
@@ -68,8 +72,10 @@ void FutexThread::arm(std::atomic<std::uint32_t>* word, std::uint32_t expected,
     const std::lock_guard guard(mutex_);
     IPCBUS_ASSERT(is_idle());
     const bool timed = word == nullptr;
+    called_off_ = false;
     request_ = {++number_, timed ? &own_ : word,
-                timed ? own_.load(std::memory_order_relaxed) : expected, timeout_ns};
+                timed ? own_.load(std::memory_order_relaxed) : expected, timeout_ns,
+                signal_.number, signal_.value};
     changed_.notify_all();
 }
 
@@ -87,6 +93,23 @@ bool FutexThread::next(Request& ret_request) {
     return !over_;
 }
 
+/// A process may have so many queued signals and no more: this one is not lost for it, it waits.
+void FutexThread::queue_signal(const Request& request) {
+    constexpr std::int64_t kPauseNs = 10'000'000;
+    sigval value{};
+    value.sival_ptr = request.signal_value;
+    while (::sigqueue(::getpid(), request.signal, value) != 0 && errno == EAGAIN) {
+        {
+            const std::lock_guard guard(mutex_);
+            if (called_off_) {
+                return;
+            }
+        }
+        const std::atomic<std::uint32_t> never{0};
+        (void)futex_wait(never, 0, kPauseNs);
+    }
+}
+
 void FutexThread::run() {
     Request request;
     while (next(request)) {
@@ -99,6 +122,9 @@ void FutexThread::run() {
         ended_.store(request.number, std::memory_order_release);
         const std::uint64_t one = 1;
         (void)::write(eventfd_, &one, sizeof one);
+        if (request.signal != 0) {
+            queue_signal(request);
+        }
     }
 }
 

@@ -32,6 +32,8 @@ public:
     /// Signals when `word` is not `expected`, or is woken, or `timeout_ns` have passed. `word`
     /// nullptr: only the time. Nothing may be armed.
     void arm(std::atomic<std::uint32_t>* word, std::uint32_t expected, std::int64_t timeout_ns);
+    /// From the next arm() on `number`, if it is not 0, is queued to the process with `value`, too.
+    void notify(int number, void* value) { signal_ = {number, value}; }
     /// Whether what was armed last has signalled.
     [[nodiscard]] bool signalled() const {
         // acquire: pairs with run(); the eventfd is written right after it.
@@ -44,11 +46,18 @@ private:
         std::atomic<std::uint32_t>* word = nullptr;
         std::uint32_t expected = 0;
         std::int64_t timeout_ns = 0;
+        int signal = 0;
+        void* signal_value = nullptr;
+    };
+    struct Signal {
+        int number = 0;
+        void* value = nullptr;
     };
 
     explicit FutexThread(int eventfd) : eventfd_(eventfd) {}
     static void* enter(void* self);
     void run();
+    void queue_signal(const Request& request);
     bool next(Request& ret_request);
     [[nodiscard]] bool is_idle() const { return waited_ == request_.number; }
 
@@ -59,10 +68,12 @@ private:
     Request request_;           ///< under the lock
     std::uint64_t waited_ = 0;  ///< number of the last request that is over; under the lock
     bool over_ = false;         ///< under the lock
+    bool called_off_ = false;   ///< what is requested is not wanted any more; under the lock
     /// What is waited for when there is only the time: to be woken like any other word.
     std::atomic<std::uint32_t> own_{0};
     std::atomic<std::uint64_t> ended_{0};
     std::uint64_t number_ = 0;  ///< of the last request, as its user knows it
+    Signal signal_;             ///< its user's
 };
 
 }  // namespace ipcbus::sys

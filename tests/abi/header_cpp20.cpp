@@ -4,6 +4,7 @@
 // without a daemon.
 #include <ipcbus/ipcbus.hpp>
 
+#include <csignal>
 #include <cstdio>
 #include <type_traits>
 
@@ -55,6 +56,7 @@ ipcbus::Status use_subscriber(ipcbus::Bus& bus) {
         return ipcbus::Status::again;
     }
     set.remove(subscriber);
+    subscriber.notify(SIGRTMIN + 1);
     std::byte room[64];
     ipcbus::Message message{};
     ipcbus::Loan loan;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: ipcbus_fd and ipcbus_set_fd work in poll, epoll and io_uring: readable while there is
 // something to receive or to report, not readable when a receive has found nothing, whoever calls
-// what in between; no message is slept through; publishers ring only who is armed; hostile ringers
-// cost little; all that also where io_uring is refused. asyncio: python_test.py.
+// what in between; no message is slept through; publishers ring only who is armed; ipcbus_notify
+// sends its signal when a subscriber that was empty is not; also where io_uring is refused. Hostile
+// ringers: hostile_doorbells_test.cpp. asyncio: python_test.py.
 // Method: a private ipcbusd; publishers in other processes, or other clients of this one. Each case
 // runs twice, in a process of its own: as the kernel is, and with io_uring refused by seccomp.
 #include "bus_client.hpp"
@@ -15,12 +16,15 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <functional>
+#include <optional>
 #include <thread>
 
 using namespace ipcbus;
@@ -396,6 +400,79 @@ void idle(const std::string& address, Stage& /*stage*/) {
     must_be(wakes >= 3 && wakes <= 8, "looks around ever more rarely");
 }
 
+/// The signal, if it comes within that time.
+std::optional<siginfo_t> taken_signal(int number, std::int64_t timeout_ns) {
+    sigset_t awaited;
+    (void)::sigemptyset(&awaited);
+    (void)::sigaddset(&awaited, number);
+    timespec left{timeout_ns / kSecondNs, timeout_ns % kSecondNs};
+    siginfo_t info{};
+    return ::sigtimedwait(&awaited, &info, &left) == number ? std::optional(info) : std::nullopt;
+}
+
+/// Waits with signals alone until `count` messages have come.
+void receive_by_signals(const Subscriber& subscriber, int number, const void* value, int count) {
+    for (int received = 0; received < count; received += drain(subscriber)) {
+        const std::optional<siginfo_t> info = taken_signal(number, kLongNs);
+        must_be(info.has_value(), "a message was slept through");
+        must_be(info->si_code == SI_QUEUE && info->si_value.sival_ptr == value, "what was asked");
+        must_be(info->si_pid == ::getpid(), "by this process");
+    }
+}
+
+/// As mq_notify: when it goes from empty to not empty.
+void signals(const std::string& address, Stage& /*stage*/) {
+    const int number = SIGRTMIN + 3;
+    sigset_t blocked;
+    (void)::sigemptyset(&blocked);
+    (void)::sigaddset(&blocked, number);
+    must_be(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0, "sigprocmask");
+    const Bus bus = connect(address);
+    const Bus writers = connect(address);
+    const Subscriber subscriber = subscribe(bus, "signal");
+    const Publisher publisher = advertise(writers, "signal");
+    for (const int wrong : {-1, SIGKILL, SIGSTOP, SIGRTMAX + 1}) {
+        must_be(ipcbus_notify(subscriber.get(), wrong, nullptr) == -EINVAL, "no such signal");
+    }
+    int value = 0;
+    must_be(ipcbus_notify(subscriber.get(), number, &value) == 0, "notify");
+    must_be(!taken_signal(number, 0).has_value(), "none before the first -EAGAIN");
+    must_be(drain(subscriber) == 0, "nothing");
+    for (int i = 0; i < 100; i++) {
+        publish(publisher, "x");
+        receive_by_signals(subscriber, number, &value, 1);
+    }
+    // One signal, until it has been drained.
+    publish(publisher, "1");
+    must_be(taken_signal(number, kLongNs).has_value(), "not empty");
+    publish(publisher, "2");
+    must_be(!taken_signal(number, 20 * kMillisecondNs).has_value(), "it was not empty");
+    must_be(readable(fd_of(subscriber)) && drain(subscriber) >= 1, "both, beside the descriptor");
+    publish(publisher, "3");
+    receive_by_signals(subscriber, number, &value, 1);
+    // No room for a queued signal: it comes when there is.
+    must_be(quiet(subscriber), "armed");
+    while (taken_signal(number, 0).has_value()) {
+    }
+    rlimit limit{};
+    must_be(::getrlimit(RLIMIT_SIGPENDING, &limit) == 0, "getrlimit");
+    const rlimit none{0, limit.rlim_max};
+    must_be(::setrlimit(RLIMIT_SIGPENDING, &none) == 0, "setrlimit");
+    publish(publisher, "4");
+    must_be(readable(fd_of(subscriber), kTimeoutMs), "the descriptor needs none");
+    must_be(!taken_signal(number, 20 * kMillisecondNs).has_value(), "no room");
+    must_be(::setrlimit(RLIMIT_SIGPENDING, &limit) == 0, "setrlimit");
+    receive_by_signals(subscriber, number, &value, 1);
+    // And no more.
+    must_be(ipcbus_notify(subscriber.get(), 0, nullptr) == 0, "no more");
+    must_be(quiet(subscriber), "armed");
+    while (taken_signal(number, 0).has_value()) {
+    }
+    publish(publisher, "5");
+    must_be(readable(fd_of(subscriber), kTimeoutMs), "the descriptor goes on");
+    must_be(!taken_signal(number, 20 * kMillisecondNs).has_value(), "no signal");
+}
+
 }  // namespace
 
 TEST_CASE("readable while there is something, and not when a receive found nothing") {
@@ -419,4 +496,5 @@ TEST_CASE("it goes on under another daemon") {
 TEST_CASE("an error that stays keeps it readable") {
     in_both_ways(closed, [](DaemonFixture& daemon) { CHECK(daemon.stop() == 0); });
 }
+TEST_CASE("a queued signal when it goes from empty to not empty") { in_both_ways(signals); }
 TEST_CASE("idle it looks around, ever more rarely") { in_both_ways(idle); }

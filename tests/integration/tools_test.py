@@ -55,7 +55,12 @@ class WithoutDaemon(Case):
                ["--rate", "5", "--repeat-delay", "1", "-n", "t"], ["--wait-subs", "0", "t"],
                ["--wait-subs", "-1", "t"], ["--max-block", "x", "t"], ["--ring-size", "0", "t"],
                ["--ring-size", "64Kib", "t"], ["--ring-size", "1TB", "t"],
-               ["--ring-size", "2GiB", "t"], ["-m"], ["-v", "t"]]
+               ["--ring-size", "2GiB", "t"], ["-m"], ["-v", "t"],
+               ["--on-signal", "NONE", "t"], ["--on-signal", "", "t"], ["--on-signal", "KILL", "t"],
+               ["--on-signal", "STOP", "t"], ["--on-signal", "ALRM", "t"],
+               ["--on-signal", "0", "t"], ["--on-signal", "65", "t"],
+               ["--on-signal", "RTMIN+99", "t"], ["--on-signal", "USR1", "-l", "t"],
+               ["--on-signal", "USR1", "-n", "--repeat", "2", "t"]]
         cat = [["-F", "%q", "t"], ["-F", "%", "t"], ["-F", "\\q", "t"], ["-j", "-x", "t"],
                ["-j", "-v", "t"], ["-F", "%p", "-v", "t"], ["-N", "-0", "t"],
                ["--framed", "-N", "t"], ["--framed", "-x", "t"], ["--mode", "best", "t"],
@@ -64,6 +69,10 @@ class WithoutDaemon(Case):
                ["--mode", "latest", "--strict", "t"], ["--ready-fd", "1", "t"],
                ["--ready-fd", "0", "t"], ["--ready-fd", "99", "t"], ["--ready-fd", "x", "t"],
                ["--exec", "", "t"], ["--exec", "true", "-j", "t"], ["--exec", "true", "-N", "t"],
+               ["--signal", "HUP", "t"], ["--pidfile", "f", "t"], ["--pidfile", "", "t"],
+               ["--signal", "NONE", "--pidfile", "f", "t"],
+               ["--signal", "HUP", "--pidfile", "f", "-v", "t"],
+               ["--signal", "HUP", "--pidfile", "f", "--exec", "true", "t"],
                ["--idle", "x", "t"], ["--idle", "t"], ["-m", "x", "t"], ["t", "a/#/b"]]
         for tool, cases in ((PUB, both + pub), (CAT, both + cat)):
             for words in cases:

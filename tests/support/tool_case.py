@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -22,6 +23,18 @@ LONG = 30 * int(os.environ.get("IPCBUS_TEST_PATIENCE", "1"))
 for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(ignored) == signal.SIG_IGN:
         signal.signal(ignored, signal.SIG_DFL)
+
+
+def run_tests():
+    """Of the program that is run, those that its arguments name, or all; says how many passed."""
+    program = sys.modules["__main__"]
+    loader = unittest.defaultTestLoader
+    suite = (loader.loadTestsFromNames(sys.argv[1:], program) if len(sys.argv) > 1
+             else loader.loadTestsFromModule(program))
+    result = unittest.TextTestRunner(verbosity=2).run(suite)
+    failed = len({test.id().split(" ")[0] for test, _ in result.failures + result.errors})
+    print(f"{result.testsRun - failed} passed, {failed} failed")
+    return 0 if failed == 0 and result.testsRun > 0 else 1
 
 
 class Result:

@@ -314,6 +314,18 @@ IPCBUS_EXPORT int ipcbus_release(ipcbus_subscriber *subscriber);
  */
 IPCBUS_EXPORT int ipcbus_fd(ipcbus_subscriber *subscriber);
 
+/*
+ * For programs whose loop is made of signals, as mq_notify: queues `signal` to this process, with
+ * `value` as its si_value (sigqueue), when the subscriber goes from empty to not empty: each time
+ * that a receive has answered -EAGAIN or -ETIMEDOUT and something comes after it. So begin with
+ * receiving until -EAGAIN. A signal may come although there is nothing, when the library looks
+ * around (see ipcbus_fd). Choose a real-time signal (SIGRTMIN + n), which is queued, and block it:
+ * no function may be called in its handler. 0 ends it. A small thread sends it; ipcbus_fd works
+ * beside it. Errors: -EINVAL (signal), -EBUSY (the subscriber is in a set), -EMFILE, -ENOMEM,
+ * -ECHILD.
+ */
+IPCBUS_EXPORT int ipcbus_notify(ipcbus_subscriber *subscriber, int signal, void *value);
+
 /* Messages lost so far, in all publications of this subscription. */
 IPCBUS_EXPORT uint64_t ipcbus_lost(const ipcbus_subscriber *subscriber);
 /* Publications attached right now. */

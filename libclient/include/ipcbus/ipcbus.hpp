@@ -394,6 +394,12 @@ public:
         detail::check(result);
         return result;
     }
+    /// Queues `signal` to this process, with `value`, when the subscriber goes from empty to not
+    /// empty; 0 ends it; see ipcbus_notify(). Throws std::system_error: EINVAL, EBUSY (it is in a
+    /// set), EMFILE, ENOMEM, ECHILD.
+    void notify(int signal, void* value = nullptr) {
+        detail::check(ipcbus_notify(handle_, signal, value));
+    }
     /// Messages lost so far, in all publications of the subscription.
     [[nodiscard]] std::uint64_t lost() const noexcept { return ipcbus_lost(handle_); }
     /// Publications attached right now.

@@ -648,6 +648,17 @@ class Subscriber(_Handle):
         finally:
             self._done()
 
+    def notify(self, signal: int) -> None:
+        """Queues `signal` (of the module signal; best SIGRTMIN + n) to this process each time that
+        the subscriber goes from empty to not empty: after receive(timeout=0) has raised WouldBlock
+        something comes. It may come now and then when there is nothing. 0 ends it. Raises
+        InvalidArgument, Busy (it is in a Set), TooManyFiles, OutOfMemory, Forked."""
+        handle = self._begin_plainly()
+        try:
+            _native.check(_library.ipcbus_notify(handle, signal, None))
+        finally:
+            self._done()
+
     def close(self) -> None:
         waiting = None if self._set is None else self._set()
         if waiting is not None and self._handle is not None:

@@ -203,6 +203,7 @@ PROTOTYPES: Dict[str, Any] = {
     "ipcbus_borrow_many": (c_int64, c_void_p, c_int64, c_void_p, c_size_t),
     "ipcbus_release": (c_int, c_void_p),
     "ipcbus_fd": (c_int, c_void_p),
+    "ipcbus_notify": (c_int, c_void_p, c_int, c_void_p),
     "ipcbus_lost": (c_uint64, c_void_p),
     "ipcbus_publication_count": (c_uint32, c_void_p),
     "ipcbus_set_create": (c_int, c_void_p, c_void_p),

@@ -1,0 +1,151 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that understand only signals: ipcbus-cat --signal sends them one for each message, and
+ipcbus-pub --on-signal publishes when one comes. No number that was given out again is signalled;
+no signal is lost. Against a private ipcbusd each test (tool_case.py).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+sys.dont_write_bytecode = True
+from tool_case import PUB, Case, run_tests  # noqa: E402
+
+
+class SignalsSent(Case):
+    """--signal: a process that understands nothing but signals and writes a pidfile."""
+
+    TARGET = ("import os, signal, sys\n"
+              "number = signal.SIGRTMIN + 1\n"
+              "signal.pthread_sigmask(signal.SIG_BLOCK, [number])\n"
+              "with open(sys.argv[1] + '.new', 'w') as file: file.write(str(os.getpid()) + '\\n')\n"
+              "os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
+              "print('ready', flush=True)\n"
+              "while True:\n"
+              "    signal.sigwait([number])\n"
+              "    print('signalled', flush=True)\n")
+
+    def setUp(self):
+        super().setUp()
+        self.start_daemon()
+        self.pidfile = os.path.join(self.directory, "service.pid")
+
+    def target(self):
+        process = subprocess.Popen([sys.executable, "-c", self.TARGET, self.pidfile],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        return process
+
+    def sender(self, *words):
+        return self.cat("--signal", "RTMIN+1", "--pidfile", self.pidfile, "t", *words)
+
+    def test_a_signal_for_each_message_also_to_a_service_that_was_restarted(self):
+        target = self.target()
+        sender = self.sender()
+        self.assertDone(self.pub("t", stdin=b"1\n2\n3\n"))
+        for _ in range(3):
+            self.assertEqual(target.stdout.readline(), b"signalled\n")
+        for kill_first in (True, False):
+            before = target
+            if kill_first:
+                before.kill()
+                before.wait()
+            target = self.target()
+            self.assertDone(self.pub("t", "-n"))
+            self.assertEqual(target.stdout.readline(), b"signalled\n")
+            before.kill()
+            self.assertEqual(before.stdout.read(), b"")
+        sender.signal(signal.SIGTERM)
+        result = sender.finish()
+        self.assertEqual((result.code, result.out, result.err), (143, b"", ""))
+
+    def test_a_number_that_was_given_out_again_is_not_signalled(self):
+        target = self.target()
+        old = time.time() - 3600
+        os.utime(self.pidfile, (old, old))
+        sender = self.sender("-C", "1")
+        self.assertDone(self.pub("t", "-n"))
+        self.assertFails(sender.finish(), 1, "it is another one")
+        target.kill()
+        self.assertEqual(target.stdout.read(), b"")
+
+    def test_a_process_that_is_not_there_is_reported_and_the_rest_goes_on(self):
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        for content, text in ((None, "No such file"), (b"", "it holds no process id"),
+                              (b"word\n", "it holds no process id"),
+                              (b"-1\n", "it holds no process id"),
+                              (b"99999999999999999999\n", "it holds no process id"),
+                              (b"12x\n", "it holds no process id"),
+                              (b"%d\n" % ended.pid, "has ended")):
+            with self.subTest(content=content):
+                if content is not None:
+                    with open(self.pidfile, "wb") as file:
+                        file.write(content)
+                sender = self.sender("-C", "1")
+                self.assertDone(self.pub("t", "-n"))
+                self.assertFails(sender.finish(), 1, text)
+        sender = self.sender()
+        self.assertDone(self.pub("t", "-n"))
+        self.assertIn(b"cannot send RTMIN+1 for message 1: ", sender.process.stderr.readline())
+        target = self.target()
+        self.assertDone(self.pub("t", "-n"))
+        self.assertEqual(target.stdout.readline(), b"signalled\n")
+
+
+class SignalsTaken(Case):
+    """ipcbus-pub --on-signal."""
+
+    def publisher(self, number, *words):
+        """One that may be signalled at once: it inherits the signal as blocked."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        try:
+            return self.tool(PUB, "t", "--on-signal", *words)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+
+    def test_a_message_each_time(self):
+        self.start_daemon()
+        reader = self.cat("-F", "%l:%p\n", "t")
+        for number, words, line in ((signal.SIGUSR1, ("USR1", "-m", "ping"), b"4:ping\n"),
+                                    (signal.SIGUSR2, ("sigusr2",), b"0:\n"),
+                                    (signal.SIGRTMIN + 2, ("RTMIN+2", "-n"), b"0:\n"),
+                                    (signal.SIGHUP, ("1", "-m", "hup"), b"3:hup\n")):
+            tool = self.publisher(number, *words, "-C", "3")
+            for _ in range(3):
+                tool.signal(number)
+                self.assertEqual(reader.process.stdout.readline(), line)
+            self.assertDone(tool.finish(), b"")
+
+    def test_queued_ones_are_all_published(self):
+        self.start_daemon()
+        reader = self.cat("-C", "50", "t")
+        tool = self.publisher(signal.SIGRTMIN + 1, "RTMIN+1", "-m", "x", "-C", "50")
+        for _ in range(50):
+            tool.signal(signal.SIGRTMIN + 1)
+        self.assertDone(tool.finish(), b"")
+        self.assertDone(reader.finish(), b"x\n" * 50)
+
+    def test_it_ends_as_told(self):
+        self.start_daemon()
+        reader = self.cat("t")
+        tool = self.publisher(signal.SIGUSR1, "USR1")
+        tool.signal(signal.SIGUSR1)
+        self.assertEqual(reader.process.stdout.readline(), b"\n")
+        tool.signal(signal.SIGTERM)
+        self.assertEqual(tool.finish().code, 143)
+        self.assertFails(self.publisher(signal.SIGUSR1, "USR1", "-W", "100ms").finish(), 124)
+        before = self.publisher(signal.SIGUSR1, "USR1", "-C", "1", "--connect-timeout", "30s")
+        before.signal(signal.SIGUSR1)
+        self.assertDone(before.finish(), b"")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests())

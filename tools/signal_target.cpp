@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pidfiles and pidfds; see signal_target.hpp.
+#include "signal_target.hpp"
+
+#include "cli.hpp"
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+#include <fcntl.h>
+#include <limits>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <utility>
+
+namespace ipcbus::tools {
+
+using sys::fail;
+using sys::fail_errno;
+using sys::Result;
+using sys::UniqueFd;
+
+namespace {
+
+Result<std::string> read_start(int fd) {
+    std::array<char, 4096> bytes;
+    std::size_t count = 0;
+    while (count < bytes.size()) {
+        const ssize_t got = ::read(fd, bytes.data() + count, bytes.size() - count);
+        if (got < 0 && errno != EINTR) {
+            return fail_errno("read");
+        }
+        if (got == 0) {
+            break;
+        }
+        count += got > 0 ? static_cast<std::size_t>(got) : 0;
+    }
+    return std::string(bytes.data(), count);
+}
+
+/// The first word; what may follow it (PostgreSQL writes more lines) is not ours.
+Result<pid_t> parse_pid(std::string_view text) {
+    const std::size_t begin = text.find_first_not_of(" \t");
+    text.remove_prefix(begin == std::string_view::npos ? text.size() : begin);
+    pid_t pid = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+    const bool ends = end == text.data() + text.size() || *end == '\n' || *end == ' ' ||
+                      *end == '\t' || *end == '\r';
+    if (error != std::errc() || pid <= 0 || !ends) {
+        return fail(EINVAL, "it holds no process id");
+    }
+    return pid;
+}
+
+/// When a process was started, as nanoseconds since 1970: known to a hundredth of a second.
+Result<std::int64_t> started_ns(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/stat";
+    const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) {
+        return fail_errno(path.c_str());
+    }
+    const std::string text = IPCBUS_TRY(read_start(file.get()));
+    // Field 22; the second one, in parentheses, may hold anything.
+    std::size_t place = text.rfind(')');
+    for (int field = 2; field < 22 && place != std::string::npos; field++) {
+        place = text.find(' ', place + 1);
+    }
+    std::int64_t ticks = 0;
+    if (place == std::string::npos ||
+        std::from_chars(text.data() + place + 1, text.data() + text.size(), ticks).ec !=
+            std::errc()) {
+        return fail(EIO, path + " is not understood");
+    }
+    timespec boot{};
+    timespec real{};
+    (void)::clock_gettime(CLOCK_BOOTTIME, &boot);
+    (void)::clock_gettime(CLOCK_REALTIME, &real);
+    const auto ns = [](const timespec& time) {
+        return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+    };
+    return ticks * (1'000'000'000 / ::sysconf(_SC_CLK_TCK)) + ns(real) - ns(boot);
+}
+
+bool same(const struct stat& a, const struct stat& b) {
+    return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
+           a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+}
+
+}  // namespace
+
+SignalTarget::SignalTarget(std::string pidfile, int number)
+    : pidfile_(std::move(pidfile)), number_(number) {}
+
+Result<void> SignalTarget::send() {
+    for (int tries = 0;; tries++) {
+        struct stat now{};
+        if (!process_ || ::stat(pidfile_.c_str(), &now) != 0 || !same(now, file_)) {
+            IPCBUS_TRY(find());
+        }
+        if (::syscall(SYS_pidfd_send_signal, process_.get(), number_, nullptr, 0) == 0) {
+            return {};
+        }
+        const int error = errno;
+        process_.reset();
+        // It has ended: perhaps another one stands in the file by now.
+        if (error != ESRCH || tries > 0) {
+            return fail(error, error == ESRCH ? "the process of " + quoted(pidfile_) + " has ended"
+                                              : std::strerror(error));
+        }
+    }
+}
+
+Result<void> SignalTarget::find() {
+    constexpr std::int64_t kSlackNs = 1'000'000'000;  // of clocks that are set, and of ticks
+    process_.reset();
+    const UniqueFd file(::open(pidfile_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    struct stat status{};
+    if (!file || ::fstat(file.get(), &status) != 0) {
+        return fail(errno, quoted(pidfile_) + ": " + std::strerror(errno));
+    }
+    const Result<pid_t> pid = parse_pid(IPCBUS_TRY(read_start(file.get())));
+    if (!pid.ok()) {
+        return fail(pid.error().code, quoted(pidfile_) + ": " + pid.error().what);
+    }
+    const std::string who = "process " + std::to_string(pid.value()) + " of " + quoted(pidfile_);
+    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid.value(), 0)));
+    if (!process) {
+        return fail(errno, errno == ESRCH ? who + " has ended" : who + ": " + std::strerror(errno));
+    }
+    const std::int64_t written_ns =
+        std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    const Result<std::int64_t> began_ns = started_ns(pid.value());
+    // Whether it still runs is asked after its start was read: else that may be another one's.
+    if (::syscall(SYS_pidfd_send_signal, process.get(), 0, nullptr, 0) != 0 && errno == ESRCH) {
+        return fail(ESRCH, who + " has ended");
+    }
+    if (!began_ns.ok()) {
+        return fail(began_ns.error().code, who + ": " + began_ns.error().what);
+    }
+    if (began_ns.value() > written_ns + kSlackNs) {
+        return fail(ESRCH, who + " was started after the file was written: it is another one");
+    }
+    process_ = std::move(process);
+    file_ = status;
+    return {};
+}
+
+}  // namespace ipcbus::tools

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// --signal and --pidfile: the process that a pidfile names, signalled through a pidfd. Owned by
+// ipcbus-cat's one thread.
+//
+// A number in a file may have become another process's: its own has ended, without removing it, and
+// the number was given out again. So the process must be older than the file's last change: whoever
+// writes a pidfile has been started before. Of one that is held by its pidfd no number can be
+// reused: what is sent reaches it, or nobody. The file is looked at before each signal: a service
+// that was restarted has written another one.
+#pragma once
+
+#include "sys/result.hpp"
+#include "sys/unique_fd.hpp"
+
+#include <sys/stat.h>
+
+#include <string>
+
+namespace ipcbus::tools {
+
+class SignalTarget {
+public:
+    SignalTarget(std::string pidfile, int number);
+
+    /// Sends the signal. An Error: the file cannot be read, names no process, or an old one's
+    /// number; or it may not be sent.
+    [[nodiscard]] sys::Result<void> send();
+
+private:
+    sys::Result<void> find();
+
+    const std::string pidfile_;
+    const int number_;
+    sys::UniqueFd process_;
+    struct stat file_{};  ///< as it was when process_ was found
+};
+
+}  // namespace ipcbus::tools
