@@ -23,6 +23,7 @@
 #include <string_view>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 namespace ipcbus::tools {
@@ -90,11 +91,12 @@ private:
 
     int publish_stream(int input) {
         using Framing = MessageSource::Framing;
-        const Framing framing = options_.payload == PubOptions::Payload::lines ? Framing::lines
-                                : options_.payload == PubOptions::Payload::nul
-                                    ? Framing::nul
-                                    : Framing::length_prefixed;
-        MessageSource source(input, framing, ipcbus_message_bytes_max(publisher_));
+        using Payload = PubOptions::Payload;
+        const Framing framing = options_.payload == Payload::lines   ? Framing::lines
+                                : options_.payload == Payload::nul   ? Framing::nul
+                                : options_.payload == Payload::whole ? Framing::whole
+                                                                     : Framing::length_prefixed;
+        MessageSource source(input, framing, ipcbus_message_bytes_max(publisher_), options_.fifo);
         std::vector<ipcbus_buffer> messages;
         messages.reserve(kBatch);
         while (published_ < options_.count_max && stop_signal() == 0) {
@@ -237,8 +239,10 @@ private:
     /// What follows from there being no next message.
     int after(MessageSource::Step step, const MessageSource& source) {
         using Step = MessageSource::Step;
-        const std::string input =
-            options_.payload == PubOptions::Payload::file ? quoted(options_.text) : "stdin";
+        const std::string input = !options_.fifo.empty() ? quoted(options_.fifo)
+                                  : options_.payload == PubOptions::Payload::file
+                                      ? quoted(options_.text)
+                                      : "stdin";
         switch (step) {
             case Step::messages:
             case Step::interrupted: return kGoOn;
@@ -248,6 +252,12 @@ private:
                 return too_long("message " + std::to_string(source.count() + 1),
                                 source.long_bytes());
             case Step::cut_short:
+                if (!options_.fifo.empty()) {
+                    if (!options_.common.quiet) {
+                        report(kTool, "a writer of " + input + " ended inside a message");
+                    }
+                    return kGoOn;  // its next one begins anew
+                }
                 report(kTool, "cannot read " + input + ": it ends inside a message");
                 return kExitFailed;
             case Step::failed:
@@ -302,6 +312,22 @@ int advertise(const PubOptions& options, int input, ipcbus_bus* bus,
     return kGoOn;
 }
 
+/// Opens a FIFO that is to be followed, without waiting for a writer. False: said why not.
+bool open_fifo(const std::string& path, sys::UniqueFd& ret_fd) {
+    sys::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    struct stat status{};
+    if (!fd || ::fstat(fd.get(), &status) != 0) {
+        report(kTool, "cannot open " + quoted(path) + ": " + std::strerror(errno));
+        return false;
+    }
+    if (!S_ISFIFO(status.st_mode)) {
+        report(kTool, "cannot follow " + quoted(path) + ": it is no FIFO (mkfifo makes one)");
+        return false;
+    }
+    ret_fd = std::move(fd);
+    return true;
+}
+
 /// From here on it is kept until it is asked for, also while we connect. What was inherited as
 /// ignored is not.
 void block_signal(int number) {
@@ -327,6 +353,12 @@ int run(const PubOptions& options) {
         file.reset(::open(options.text.c_str(), O_RDONLY | O_CLOEXEC));
         if (!file) {
             report(kTool, "cannot open " + quoted(options.text) + ": " + std::strerror(errno));
+            return kExitFailed;
+        }
+        input = file.get();
+    }
+    if (!options.fifo.empty()) {
+        if (!open_fifo(options.fifo, file)) {
             return kExitFailed;
         }
         input = file.get();

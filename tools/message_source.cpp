@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <limits>
 #include <poll.h>
 #include <unistd.h>
@@ -34,8 +35,12 @@ bool wait_readable(int fd, const sys::Deadline& deadline) {
 
 }  // namespace
 
-MessageSource::MessageSource(int fd, Framing framing, std::size_t message_bytes_max)
-    : fd_(fd), framing_(framing), message_bytes_max_(message_bytes_max) {}
+MessageSource::MessageSource(int fd, Framing framing, std::size_t message_bytes_max,
+                             std::string fifo)
+    : fd_(fd),
+      fifo_(std::move(fifo)),
+      framing_(framing),
+      message_bytes_max_(message_bytes_max) {}
 
 MessageSource::Step MessageSource::next(std::vector<ipcbus_buffer>& messages,
                                         std::size_t count_max, const sys::Deadline& deadline) {
@@ -53,8 +58,13 @@ MessageSource::Step MessageSource::next(std::vector<ipcbus_buffer>& messages,
         if (long_bytes_ > 0) {
             return Step::too_long;
         }
-        if (ended_) {
+        if (ended_ && fifo_.empty()) {
             return take_last(messages);
+        }
+        if (ended_) {
+            if (const Step step = go_on(messages); step != Step::end) {
+                return step;
+            }
         }
         make_room();
         if (const Step step = read_once(deadline); step != Step::messages) {
@@ -134,6 +144,28 @@ MessageSource::Step MessageSource::take_last(std::vector<ipcbus_buffer>& message
     return Step::messages;
 }
 
+/// A writer of the FIFO has gone: what it left, then whoever comes next. end: to be read from.
+MessageSource::Step MessageSource::go_on(std::vector<ipcbus_buffer>& messages) {
+    if (pending() > 0) {
+        const ipcbus_buffer left{buffer_.get() + begin_, pending()};
+        begin_ = scanned_ = end_;
+        if (framing_ == Framing::length_prefixed) {
+            return Step::cut_short;
+        }
+        messages.push_back(left);
+        ++count_;
+        return Step::messages;
+    }
+    sys::UniqueFd next(::open(fifo_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    if (!next) {
+        return errno == EINTR ? Step::interrupted : Step::failed;
+    }
+    reopened_ = std::move(next);
+    fd_ = reopened_.get();
+    ended_ = false;
+    return Step::end;
+}
+
 /// Room for a chunk after what is pending. What is pending is at most one incomplete message, so
 /// the buffer stays below message_bytes_max_ and a few chunks.
 void MessageSource::make_room() {
@@ -159,7 +191,10 @@ void MessageSource::make_room() {
 
 /// Step::messages: something was read, or the input has ended.
 MessageSource::Step MessageSource::read_once(const sys::Deadline& deadline) {
-    bool must_wait = !deadline.never();
+    // A FIFO without a writer is at its end when it is read, so poll() is asked first. But of a
+    // writer that had gone before the FIFO was opened anew it does not say so: when what it left is
+    // unfinished, a read tells (it does not block).
+    bool must_wait = fifo_.empty() ? !deadline.never() : pending() == 0;
     for (;;) {
         if (must_wait && !wait_readable(fd_, deadline)) {
             return errno == EINTR ? Step::interrupted

@@ -39,6 +39,7 @@ enum Id : int {
     kMaxBlock,
     kRingSize,
     kOnSignal,
+    kFollow,
 };
 
 constexpr std::array kSpecs = {
@@ -58,6 +59,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kWaitSubs, '\0', "wait-subs", true},
     OptionSpec{kMaxBlock, '\0', "max-block", true},
     OptionSpec{kRingSize, '\0', "ring-size", true},
+    OptionSpec{kFollow, '\0', "follow", true},
     OptionSpec{kOnSignal, '\0', "on-signal", true},
 };
 
@@ -141,6 +143,12 @@ Result<void> take_option(const Option& option, PubOptions& options, Seen& seen) 
             return {};
         }
         case kMaxBlock: options.max_block_ns = IPCBUS_TRY(duration_option(option)); return {};
+        case kFollow:
+            if (option.value.empty()) {
+                return fail(EINVAL, "--follow needs the path of a FIFO");
+            }
+            options.fifo = option.value;
+            return {};
         case kOnSignal: return take_on_signal(option, options);
         case kRingSize: options.ring_bytes = IPCBUS_TRY(ring_size_option(option)); return {};
         default: IPCBUS_ASSERT(!"an option of the table"); return {};
@@ -178,6 +186,14 @@ Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
     }
     seen.topics.insert(seen.topics.end(), operands.begin(), operands.end());
     IPCBUS_TRY(check_topic(seen, options));
+    using Payload = PubOptions::Payload;
+    if (!options.fifo.empty() &&
+        (options.payload == Payload::text || options.payload == Payload::file ||
+         options.payload == Payload::empty || options.on_signal != 0)) {
+        return fail(EINVAL, "--follow and " +
+                                (options.on_signal != 0 ? "--on-signal" : seen.payload) +
+                                " do not go together: a message has one source");
+    }
     if (options.on_signal != 0) {
         if (seen.payload.empty()) {
             options.payload = PubOptions::Payload::empty;
@@ -189,7 +205,8 @@ Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
         }
     }
     if (!seen.repeat.empty() && options.streams()) {
-        return fail(EINVAL, seen.repeat + " repeats one message: it needs -m, -f, -s or -n");
+        return fail(EINVAL, seen.repeat + " repeats one message: it needs -m, -f, -s or -n, and no"
+                                          " --follow");
     }
     return options;
 }
@@ -203,6 +220,7 @@ std::string pub_help() {
                "  -0, --null        the same, ended by NUL bytes instead\n"
                "      --framed      each after its length: u32, little-endian\n"
                "  -s, --stdin       all of stdin is one message\n"
+               "      --follow FIFO  -l, -0, --framed or -s from FIFO, whose writers come and go\n"
                "  -f, --file FILE   the contents of FILE are one message\n"
                "  -m, --message TEXT\n"
                "  -n, --empty       an empty message\n"

@@ -17,6 +17,7 @@ struct PubOptions {
     std::string topic;
     Payload payload = Payload::lines;
     std::string text;                       // of -m; the path of -f
+    std::string fifo;                       // of --follow: instead of stdin; empty: stdin
     std::uint64_t count_max = UINT64_MAX;   // -C
     std::int64_t timeout_ns = -1;           // -W; negative: none
     std::uint64_t repeat = 1;
@@ -27,8 +28,11 @@ struct PubOptions {
     std::int64_t max_block_ns = -1;         // negative: for ever
     std::uint64_t ring_bytes = 0;           // a power of two; 0: as configured
 
-    /// Whether messages come from stdin one after the other.
+    /// Whether messages come one after the other, from stdin or a FIFO that is followed.
     [[nodiscard]] bool streams() const {
+        if (!fifo.empty()) {
+            return true;
+        }
         return payload == Payload::lines || payload == Payload::nul || payload == Payload::framed;
     }
 };

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
@@ -185,5 +186,96 @@ TEST_SUITE("message_source") {
         MessageSource bad(pipe.write_end.get(), Framing::lines, kMax);
         CHECK(bad.next(messages, kBatch, Deadline{}) == Step::failed);
         CHECK(errno == EBADF);
+    }
+}
+
+namespace {
+
+struct Fifo {
+    Fifo() : path(std::string("/tmp/ipcbus-fifo-") + std::to_string(::getpid())) {
+        REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+    }
+    ~Fifo() { (void)::unlink(path.c_str()); }
+    [[nodiscard]] UniqueFd reader() const {
+        return UniqueFd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    }
+    [[nodiscard]] UniqueFd writer() const {
+        return UniqueFd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    }
+    const std::string path;
+};
+
+void put(const UniqueFd& fd, std::string_view text) {
+    REQUIRE(::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+}
+
+}  // namespace
+
+TEST_CASE("a FIFO is followed from writer to writer") {
+    const Fifo fifo;
+    const UniqueFd first = fifo.reader();
+    MessageSource source(first.get(), Framing::lines, kMax, fifo.path);
+    std::vector<ipcbus_buffer> messages;
+    const auto next = [&](std::int64_t ns) {
+        return source.next(messages, kBatch, Deadline::after(ns));
+    };
+    constexpr std::int64_t kShort = 20'000'000;
+    constexpr std::int64_t kLong = 20'000'000'000;
+    CHECK(next(kShort) == Step::timed_out);  // no writer yet: not the end
+    for (int i = 0; i < 5; i++) {
+        UniqueFd writer = fifo.writer();
+        put(writer, "one\ntw");
+        REQUIRE(next(kLong) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"one"});
+        put(writer, "o");
+        CHECK(next(kShort) == Step::timed_out);  // it may go on
+        writer.reset();
+        REQUIRE(next(kLong) == Step::messages);  // it has gone: that was all of it
+        CHECK(copies(messages) == std::vector<std::string>{"two"});
+        CHECK(next(kShort) == Step::timed_out);
+        // One that has come and gone before anybody looked, and one that wrote nothing.
+        put(fifo.writer(), "early\n");
+        REQUIRE(next(kLong) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"early"});
+        fifo.writer().reset();
+        CHECK(next(kShort) == Step::timed_out);
+        // The end of one that went before the FIFO was opened anew.
+        put(fifo.writer(), "left");
+        REQUIRE(next(kLong) == Step::messages);
+        put(fifo.writer(), "behind");
+        REQUIRE(next(kLong) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"behind"});
+    }
+}
+
+TEST_CASE("what a writer of a FIFO leaves: one message, or the rest of one that is dropped") {
+    const Fifo fifo;
+    const UniqueFd first = fifo.reader();
+    std::vector<ipcbus_buffer> messages;
+    constexpr std::int64_t kLong = 20'000'000'000;
+    SUBCASE("whole") {
+        MessageSource source(first.get(), Framing::whole, kMax, fifo.path);
+        for (const std::string_view text : {"a\nb\0c\n"sv, "second"sv}) {
+            put(fifo.writer(), text);
+            REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::messages);
+            CHECK(copies(messages) == std::vector<std::string>{std::string(text)});
+        }
+    }
+    SUBCASE("framed") {
+        MessageSource source(first.get(), Framing::length_prefixed, kMax, fifo.path);
+        put(fifo.writer(), "\5\0\0\0abc"sv);
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::cut_short);
+        put(fifo.writer(), "\3\0\0\0abc"sv);
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"abc"});
+    }
+    SUBCASE("gone") {
+        MessageSource source(first.get(), Framing::lines, kMax, fifo.path);
+        put(fifo.writer(), "last");
+        REQUIRE(::unlink(fifo.path.c_str()) == 0);
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"last"});
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::failed);
+        CHECK(errno == ENOENT);
     }
 }
