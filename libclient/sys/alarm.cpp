@@ -5,6 +5,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <utility>
+
 namespace ipcbus::sys {
 
 Result<std::unique_ptr<Alarm>> Alarm::create() {
@@ -23,7 +26,7 @@ Alarm::~Alarm() = default;
 
 Result<void> Alarm::take_ring() {
     ring_.reset();
-    ring_ = IPCBUS_TRY(FutexRing::create(fd_.get()));
+    ring_ = IPCBUS_TRY(FutexRing::take(fd_.get()));
     return {};
 }
 

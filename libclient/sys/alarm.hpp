@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Alarm: a descriptor, for any event loop, that becomes readable when a word of shared memory has
 // been rung, or when a time has passed. It is an eventfd all its life; who writes it is a private
-// io_uring (futex_ring.hpp) or, where that cannot be, a small thread (futex_thread.hpp): also
-// later, when a program has forbidden itself io_uring meanwhile, or its handle has gone to another
-// thread. Readable whenever it is not armed. Used by one thread at a time.
+// io_uring of the thread that arms it (futex_ring.hpp) or, where that cannot be, a small thread
+// (futex_thread.hpp), which then stays: also later, when the program has forbidden itself io_uring
+// meanwhile, or a call of it has failed only once. Readable whenever it is not armed. Used by one
+// thread at a time.
 #pragma once
 
 #include "sys/fork_closed_fd.hpp"
@@ -38,6 +39,11 @@ public:
     [[nodiscard]] Result<void> notify(int number, void* value);
     /// Readable from here on. Whether it was before, by what it was armed for.
     bool disarm();
+    /// When the time of what was armed last is over: no later than it was asked for, but perhaps
+    /// earlier. Who is woken before has been woken by the word.
+    [[nodiscard]] std::int64_t ends_ns() const {
+        return thread_ != nullptr ? thread_->ends_ns() : ring_->ends_ns();
+    }
 
 private:
     Alarm() = default;
@@ -48,7 +54,7 @@ private:
     void make_unreadable();
 
     ForkClosedFd fd_;
-    std::unique_ptr<FutexRing> ring_;
+    FutexRing::Taken ring_;
     std::unique_ptr<FutexThread> thread_;
     bool armed_ = false;
 };

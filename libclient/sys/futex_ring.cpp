@@ -3,12 +3,15 @@
 #include "sys/futex_ring.hpp"
 
 #include "sys/clock.hpp"
+#include "sys/room.hpp"
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <utility>
 #include <vector>
 
 namespace ipcbus::sys {
@@ -44,11 +47,63 @@ Result<Mapping> map_part(int fd, std::size_t bytes, off_t offset) {
     return mapped;
 }
 
+/// For what is destroyed after the rings of its thread, or by exit().
+thread_local bool rings_are_gone = false;
+/// The rings that this thread has made.
+struct OwnRings {
+    ~OwnRings() { rings_are_gone = true; }
+    std::vector<std::shared_ptr<FutexRing>> rings;
+};
+thread_local OwnRings own;
+/// One was made, is kept, and cannot do what it should: not tried again.
+thread_local bool rings_are_unfit = false;
+
 }  // namespace
 
-FutexRing::FutexRing(int fd) { fd_.reset(UniqueFd(fd)); }
+void FutexRing::GiveBack::operator()(FutexRing* given) {
+    // release: pairs with take(). The last use of it, unless its thread has ended.
+    given->taken_.store(false, std::memory_order_release);
+    ring.reset();
+}
 
-Result<std::unique_ptr<FutexRing>> FutexRing::create(int eventfd) {
+Result<FutexRing::Taken> FutexRing::take(int eventfd) {
+    const auto taken = [eventfd](std::shared_ptr<FutexRing> ring) -> Result<Taken> {
+        FutexRing* const which = ring.get();
+        Taken made(which, GiveBack{std::move(ring)});
+        IPCBUS_TRY(which->signal_to(eventfd));
+        return made;
+    };
+    if (rings_are_gone) {
+        return taken(IPCBUS_TRY(make()));
+    }
+    // A forked child has inherited nothing but the list.
+    std::erase_if(own.rings, [](const auto& ring) { return !ring->fd_; });
+    for (const auto& ring : own.rings) {
+        // acquire: pairs with GiveBack. Nobody else sets it.
+        if (!ring->taken_.load(std::memory_order_acquire)) {
+            ring->taken_.store(true, std::memory_order_relaxed);
+            return taken(ring);
+        }
+    }
+    return taken(IPCBUS_TRY(make()));
+}
+
+FutexRing::~FutexRing() {
+    if (!fd_) {
+        // In a forked child: others may have been given these addresses.
+        (void)rings_.release();
+        (void)entries_.release();
+    }
+}
+
+Result<std::shared_ptr<FutexRing>> FutexRing::make() {
+    if (rings_are_unfit) {
+        return fail(EOPNOTSUPP, "io_uring cannot do what it should");
+    }
+    if (!rings_are_gone) {
+        make_room(own.rings);
+    }
+    std::shared_ptr<FutexRing> ring(new FutexRing);
     io_uring_params parameters{};
     parameters.flags =
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
@@ -56,14 +111,24 @@ Result<std::unique_ptr<FutexRing>> FutexRing::create(int eventfd) {
     if (fd < 0) {
         return fail_errno("io_uring_setup");
     }
-    std::unique_ptr<FutexRing> ring(new FutexRing(static_cast<int>(fd)));
+    ring->fd_.reset(UniqueFd(static_cast<int>(fd)));
+    if (!rings_are_gone) {
+        own.rings.push_back(ring);  // whatever becomes of it
+    }
+    rings_are_unfit = true;
     IPCBUS_TRY(ring->expect_futexes());
     IPCBUS_TRY(ring->map(parameters));
-    if (::syscall(SYS_io_uring_register, ring->fd_.get(), IORING_REGISTER_EVENTFD, &eventfd, 1) !=
-        0) {
+    rings_are_unfit = false;
+    return ring;
+}
+
+Result<void> FutexRing::signal_to(int eventfd) {
+    // Of whoever had it before. ENXIO: nobody.
+    (void)::syscall(SYS_io_uring_register, fd_.get(), IORING_UNREGISTER_EVENTFD, nullptr, 0);
+    if (::syscall(SYS_io_uring_register, fd_.get(), IORING_REGISTER_EVENTFD, &eventfd, 1) != 0) {
         return fail_errno("io_uring_register of an eventfd");
     }
-    return ring;
+    return {};
 }
 
 Result<void> FutexRing::expect_futexes() {
@@ -97,6 +162,7 @@ Result<void> FutexRing::map(const io_uring_params& parameters) {
         return reinterpret_cast<std::uint32_t*>(rings_.data() + offset);
     };
     sq_tail_ = word(sq.tail);
+    sq_head_ = word(sq.head);
     sq_flags_ = word(sq.flags);
     sq_array_ = word(sq.array);
     sq_mask_ = parameters.sq_entries - 1;
@@ -121,43 +187,44 @@ io_uring_sqe& FutexRing::next_entry() {
 void FutexRing::add_timeout(std::int64_t timeout_ns) {
     const std::int64_t now_ns = monotonic_ns();
     const std::int64_t at_ns = now_ns + timeout_ns;
-    if (timer_ns_ <= now_ns) {
-        timer_ = 0;  // it has ended, or is about to, though its completion has not been run
+    if (now_.timer_ns <= now_ns) {
+        now_.timer = 0;  // it has ended, or is about to, though its completion has not been run
     }
-    if (timer_ != 0 && timer_ns_ <= at_ns) {
+    if (now_.timer != 0 && now_.timer_ns <= at_ns) {
         return;
     }
     timeout_.tv_sec = timeout_ns / 1'000'000'000;
     timeout_.tv_nsec = timeout_ns % 1'000'000'000;
     io_uring_sqe& entry = next_entry();
-    if (timer_ != 0) {
+    if (now_.timer != 0) {
         entry.opcode = IORING_OP_TIMEOUT_REMOVE;
-        entry.addr = timer_ * kKinds + kTimer;
+        entry.addr = now_.timer * kKinds + kTimer;
         entry.addr2 = reinterpret_cast<std::uint64_t>(&timeout_);
         entry.timeout_flags = IORING_TIMEOUT_UPDATE;
-        entry.user_data = number_ * kKinds + kOther;
+        entry.user_data = now_.number * kKinds + kOther;
     } else {
         entry.opcode = IORING_OP_TIMEOUT;
         entry.addr = reinterpret_cast<std::uint64_t>(&timeout_);
         entry.len = 1;
-        entry.user_data = number_ * kKinds + kTimer;
-        timer_ = number_;
+        entry.user_data = now_.number * kKinds + kTimer;
+        now_.timer = now_.number;
     }
-    timer_ns_ = at_ns;
+    now_.timer_ns = at_ns;
 }
 
 Result<void> FutexRing::arm(const std::atomic<std::uint32_t>* word, std::uint32_t expected,
                             std::int64_t timeout_ns) {
     take_completions();
-    if (wait_pending_) {
+    const State before = now_;
+    if (now_.wait_pending) {
         io_uring_sqe& entry = next_entry();
         entry.opcode = IORING_OP_ASYNC_CANCEL;
-        entry.addr = number_ * kKinds + kWait;
-        entry.user_data = number_ * kKinds + kOther;
+        entry.addr = now_.number * kKinds + kWait;
+        entry.user_data = now_.number * kKinds + kOther;
     }
-    number_++;
-    signalled_ = false;
-    wait_pending_ = word != nullptr;
+    now_.number++;
+    now_.signalled = false;
+    now_.wait_pending = word != nullptr;
     if (word != nullptr) {
         io_uring_sqe& entry = next_entry();
         entry.opcode = kFutexWait;
@@ -165,7 +232,7 @@ Result<void> FutexRing::arm(const std::atomic<std::uint32_t>* word, std::uint32_
         entry.addr = reinterpret_cast<std::uint64_t>(word);
         entry.addr2 = expected;
         entry.addr3 = kAnyBit;
-        entry.user_data = number_ * kKinds + kWait;
+        entry.user_data = now_.number * kKinds + kWait;
     }
     add_timeout(timeout_ns);
     // release: the entries. The kernel loads it with acquire.
@@ -177,9 +244,14 @@ Result<void> FutexRing::arm(const std::atomic<std::uint32_t>* word, std::uint32_
     } while (taken < 0 && errno == EINTR);
     const std::uint32_t submitted = std::exchange(submitted_, 0);
     if (taken < 0) {
-        return fail_errno("io_uring_enter");
+        const Error error = fail_errno("io_uring_enter");
+        *sq_tail_ = load_acquire(sq_head_);
+        now_ = before;
+        return error;
     }
     if (taken != submitted) {
+        *sq_tail_ = load_acquire(sq_head_);
+        now_.timer = 0;  // it was the last of them
         return fail(EAGAIN, "io_uring_enter took less than it was given");
     }
     take_completions();
@@ -189,8 +261,9 @@ Result<void> FutexRing::arm(const std::atomic<std::uint32_t>* word, std::uint32_
 bool FutexRing::signalled() {
     take_completions();
     // The flag: something has completed and waits to be run by our next call. The kernel sets it
-    // before it signals the eventfd.
-    return signalled_ || (load_acquire(sq_flags_) & IORING_SQ_TASKRUN) != 0;
+    // before it signals the eventfd. (It adds what is to be run first: our own call may run that
+    // before the flag is set, which then says so once too often.)
+    return now_.signalled || (load_acquire(sq_flags_) & IORING_SQ_TASKRUN) != 0;
 }
 
 void FutexRing::take_completions() {
@@ -199,12 +272,12 @@ void FutexRing::take_completions() {
     for (; head != tail; head++) {
         const std::uint64_t number = completions_[head & cq_mask_].user_data / kKinds;
         const std::uint64_t kind = completions_[head & cq_mask_].user_data % kKinds;
-        if (kind == kTimer && number == timer_) {
-            timer_ = 0;
-            signalled_ = true;
-        } else if (kind == kWait && number == number_) {
-            wait_pending_ = false;
-            signalled_ = true;
+        if (kind == kTimer && number == now_.timer) {
+            now_.timer = 0;
+            now_.signalled = true;
+        } else if (kind == kWait && number == now_.number) {
+            now_.wait_pending = false;
+            now_.signalled = true;
         }
     }
     __atomic_store_n(cq_head_, head, __ATOMIC_RELEASE);

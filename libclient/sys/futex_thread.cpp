@@ -2,10 +2,16 @@
 // The thread, and how it is told. See futex_thread.hpp.
 #include "sys/futex_thread.hpp"
 
+#include "sys/assert.hpp"
+#include "sys/clock.hpp"
 #include "sys/futex.hpp"
 
 #include <signal.h>
 #include <unistd.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
 
 namespace ipcbus::sys {
 
@@ -71,6 +77,7 @@ void FutexThread::arm(std::atomic<std::uint32_t>* word, std::uint32_t expected,
                       std::int64_t timeout_ns) {
     const std::lock_guard guard(mutex_);
     IPCBUS_ASSERT(is_idle());
+    ends_ns_ = monotonic_ns() + timeout_ns;
     const bool timed = word == nullptr;
     called_off_ = false;
     request_ = {++number_, timed ? &own_ : word,

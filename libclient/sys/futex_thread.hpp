@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // FutexThread: a small thread that waits for a word of shared memory to be rung, or for a time to
-// pass, and then signals an eventfd, or the process. For where io_uring cannot do it: refused, or
-// older than Linux 6.7; and for signals. Used by one thread at a time; all of its own thread's
-// signals are blocked, so that it runs nobody's handlers.
+// pass, and then signals an eventfd and, if it is to, the process. For where io_uring cannot do it:
+// refused, or older than Linux 6.7; and for signals. Used by one thread at a time; all of its own
+// thread's signals are blocked, so that it runs nobody's handlers.
 #pragma once
 
 #include "sys/result.hpp"
@@ -39,6 +39,8 @@ public:
         // acquire: pairs with run(); the eventfd is written right after it.
         return ended_.load(std::memory_order_acquire) == number_;
     }
+    /// When the time is over for which it was armed.
+    [[nodiscard]] std::int64_t ends_ns() const { return ends_ns_; }
 
 private:
     struct Request {
@@ -74,6 +76,7 @@ private:
     std::atomic<std::uint64_t> ended_{0};
     std::uint64_t number_ = 0;  ///< of the last request, as its user knows it
     Signal signal_;             ///< its user's
+    std::int64_t ends_ns_ = 0;  ///< its user's, too
 };
 
 }  // namespace ipcbus::sys

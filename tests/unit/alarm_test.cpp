@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: the descriptor of an Alarm is readable when it is not armed, not when it is, and again once
 // its word was rung or its time is over; no ring between any two of its steps is lost; it works by
-// io_uring and by a thread, changes from one to the other when it must, and between threads.
+// io_uring and by a thread, changes from one to the other when it must, and between threads, and
+// disturbs none of them.
 // Method: each case runs in a process of its own, as it is and with io_uring refused by seccomp.
 #include "sys/alarm.hpp"
 
@@ -14,10 +15,13 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 using namespace ipcbus;
@@ -112,9 +116,10 @@ int time_passes() {
             const std::int64_t began_ns = monotonic_ns();
             EXPECT(alarm.arm(what, word.load(), ns).ok());
             EXPECT(!readable(alarm));
+            EXPECT(alarm.ends_ns() <= monotonic_ns() + ns);
             if (ns != kLongNs) {
                 EXPECT(readable(alarm, kTimeoutMs));
-                EXPECT(monotonic_ns() - began_ns >= ns);
+                EXPECT(monotonic_ns() - began_ns >= ns && monotonic_ns() >= alarm.ends_ns());
             } else if (what == nullptr) {
                 ring(word);  // nobody waits for it
                 EXPECT(!readable(alarm, 20));
@@ -194,6 +199,127 @@ int other_threads() {
     return 0;
 }
 
+/// A time that is armed for before a longer one: it may end that one, and says so.
+int earlier_time() {
+    auto made = Alarm::create();
+    EXPECT(made.ok());
+    Alarm& alarm = *made.value();
+    std::atomic<std::uint32_t> word{0};
+    EXPECT(alarm.arm(&word, 0, 30 * kMs).ok());
+    (void)alarm.disarm();
+    alarm.call_off();
+    EXPECT(alarm.arm(&word, word.load(), 40 * kMs).ok());
+    EXPECT(alarm.ends_ns() <= monotonic_ns() + 40 * kMs);
+    EXPECT(readable(alarm, kTimeoutMs) && monotonic_ns() >= alarm.ends_ns());
+    EXPECT(alarm.disarm());
+    // Woken by the word, changed or not: before that time.
+    for (int i = 0; i < 3; i++) {
+        alarm.call_off();
+        EXPECT(alarm.arm(&word, word.load(), kLongNs).ok());
+        while (!readable(alarm)) {
+            futex_wake_all(word);
+        }
+        EXPECT(alarm.disarm() && monotonic_ns() < alarm.ends_ns());
+    }
+    return 0;
+}
+
+std::size_t open_fds() {
+    std::size_t count = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        count += ::fcntl(fd, F_GETFD) >= 0 ? 1U : 0U;
+    }
+    return count;
+}
+
+/// Waits that end with EINTR although no signal has come, of `rounds`.
+int disturbed(int rounds, const std::function<void()>& deed) {
+    const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    int count = 0;
+    for (int i = 0; i < rounds; i++) {
+        deed();
+        epoll_event event{};
+        count += ::epoll_wait(epoll.get(), &event, 1, 30) < 0 && errno == EINTR ? 1 : 0;
+    }
+    return count;
+}
+
+/// Alarms that go, by their own thread and by others, end nobody's epoll_wait.
+int nobody_is_disturbed() {
+    std::atomic<std::uint32_t> word{0};
+    const auto made = [&] {
+        auto alarm = Alarm::create();
+        return alarm.ok() && alarm.value()->arm(&word, word.load(), kLongNs).ok()
+                   ? std::move(alarm).value()
+                   : nullptr;
+    };
+    EXPECT(made() != nullptr);
+    const std::size_t fds = open_fds();
+    EXPECT(disturbed(10, [&] { (void)made(); }) == 0);
+    EXPECT(open_fds() == fds);  // the next takes what the last one had
+    // Another thread destroys it, or goes on with it.
+    EXPECT(disturbed(10, [&] {
+               std::thread([alarm = made()]() mutable { alarm.reset(); }).join();
+           }) == 0);
+    EXPECT(disturbed(10, [&] {
+               const auto alarm = made();
+               std::thread([&] {
+                   (void)alarm->disarm();
+                   alarm->call_off();
+                   (void)alarm->arm(&word, word.load(), kLongNs);
+               }).join();
+           }) == 0);
+    EXPECT(open_fds() == fds);
+    // By turns: none is made for it.
+    const auto alarm = made();
+    EXPECT(alarm != nullptr);
+    std::atomic<int> turn{0};
+    std::size_t most = 0;
+    bool good = true;
+    std::thread other([&] {
+        for (int i = 0; i < 100; i++) {
+            while (turn.load() % 2 == 0) {
+                std::this_thread::yield();
+            }
+            (void)alarm->disarm();
+            alarm->call_off();
+            good = alarm->arm(&word, word.load(), kLongNs).ok() && good;
+            turn++;
+        }
+    });
+    for (int i = 0; i < 100; i++) {
+        while (turn.load() % 2 != 0) {
+            std::this_thread::yield();
+        }
+        (void)alarm->disarm();
+        alarm->call_off();
+        good = alarm->arm(&word, word.load(), kLongNs).ok() && good;
+        most = std::max(most, open_fds());
+        turn++;
+    }
+    other.join();
+    EXPECT(good && most <= fds + 2);  // an eventfd is among the first ones, too
+    return 0;
+}
+
+/// A child makes its own, whatever its parent had.
+int in_a_child() {
+    std::atomic<std::uint32_t> word{0};
+    { const auto given_back = Alarm::create(); }
+    const auto kept = Alarm::create();
+    EXPECT(kept.ok() && kept.value()->arm(&word, 0, kLongNs).ok());
+    EXPECT(ChildProcess::fork([&] {
+               auto made = Alarm::create();
+               EXPECT(made.ok() && made.value()->arm(&word, word.load(), kLongNs).ok());
+               EXPECT(!readable(*made.value()));
+               ring(word);
+               EXPECT(readable(*made.value(), kTimeoutMs));
+               return 0;
+           }).wait() == 0);
+    EXPECT(!readable(*kept.value()));
+    return 0;
+}
+
 int refused_later() {
     auto made = Alarm::create();
     EXPECT(made.ok());
@@ -228,6 +354,14 @@ int refused_later() {
 
 TEST_CASE("readable unless armed, and when rung") { in_both_ways(armed_and_not); }
 TEST_CASE("readable when the time is over") { in_both_ways(time_passes); }
+TEST_CASE("an earlier time, and wakes that change nothing") { in_both_ways(earlier_time); }
+TEST_CASE("nobody's epoll_wait is ended by alarms that go, or change threads") {
+    in_both_ways(nobody_is_disturbed);
+    CHECK(ChildProcess::fork([] {
+              return refuse_system_call(SYS_io_uring_register) ? nobody_is_disturbed() : 99;
+          }).wait() == 0);
+}
+TEST_CASE("a forked child makes its own") { in_both_ways(in_a_child); }
 TEST_CASE("no ring is lost, whenever it comes") { in_both_ways(no_ring_is_lost); }
 TEST_CASE("armed by one thread, waited for and armed again by another") {
     in_both_ways(other_threads);
@@ -239,9 +373,11 @@ TEST_CASE(
 TEST_CASE("a thread where io_uring is refused, none where it is not") {
     CHECK(ChildProcess::fork([] {
               const auto alarm = Alarm::create();
-              const auto ring = alarm.ok() ? FutexRing::create(alarm.value()->fd())
-                                           : sys::Result<std::unique_ptr<FutexRing>>(nullptr);
-              return alarm.ok() && threads() == (ring.ok() ? 1U : 2U) ? 0 : 1;
+              if (!alarm.ok()) {
+                  return 1;
+              }
+              const auto ring = FutexRing::take(alarm.value()->fd());
+              return threads() == (ring.ok() ? 1U : 2U) ? 0 : 1;
           }).wait() == 0);
     CHECK(ChildProcess::fork([] {
               if (!refuse_system_call(SYS_io_uring_register)) {
