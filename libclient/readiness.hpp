@@ -27,6 +27,9 @@ public:
     [[nodiscard]] sys::Result<void> notify(int signal, void* value) {
         return alarm_->notify(signal, value);
     }
+    /// Not readable for a while, whatever is rung, until the next disarm(): while a call could not
+    /// receive anything. Whatever has been armed, stays so.
+    void rest();
     /// Before the pages with the bell go. Must not be armed.
     void let_go() { alarm_->call_off(); }
 
@@ -38,7 +41,9 @@ private:
 };
 
 /// Calls `wait`, which takes how long to wait. When it has found nothing and there is a descriptor,
-/// that is armed: what comes while it is, is found here. `armed` is called once it is.
+/// that is armed: what comes while it is, is found here. `armed` is called once it is. Bounded: if
+/// there always is news that no look can find, the descriptor stays readable; the waiter counts
+/// that, too, and naps in the end.
 template <class Wait, class Armed>
 int wait_or_arm(Readiness* readiness, protocol::Waiter& waiter, protocol::Elsewhere& elsewhere,
                 std::int64_t timeout_ns, Wait&& wait, Armed&& armed) {
@@ -46,7 +51,8 @@ int wait_or_arm(Readiness* readiness, protocol::Waiter& waiter, protocol::Elsewh
     if (readiness == nullptr || (result != -EAGAIN && result != -ETIMEDOUT)) {
         return result;
     }
-    for (;;) {
+    constexpr int kTries = 2;
+    for (int tries = 0; tries < kTries; tries++) {
         const int done = readiness->arm(waiter, elsewhere);
         if (done < 0) {
             return done;
@@ -59,6 +65,7 @@ int wait_or_arm(Readiness* readiness, protocol::Waiter& waiter, protocol::Elsewh
             return found;
         }
     }
+    return result;
 }
 
 }  // namespace ipcbus::client

@@ -301,6 +301,16 @@ Waiter::Before Waiter::settle_down(Elsewhere& elsewhere, const Source* only, Qui
         }
     }
     set_asleep(true);  // [S3]
+    // `elsewhere` may throw.
+    struct Awake {
+        Waiter& waiter;
+        bool stays = true;
+        ~Awake() {
+            if (stays) {
+                waiter.set_asleep(false);
+            }
+        }
+    } awake{*this};
     for (Source* source : sources_) {
         for (Attachment* attachment : source->active()) {
             if (attachment->parked()) {
@@ -314,9 +324,9 @@ Waiter::Before Waiter::settle_down(Elsewhere& elsewhere, const Source* only, Qui
     // [S7] relaxed: ordered by the fence.
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||
         elsewhere.look()) {
-        set_asleep(false);
         return found ? Before::news : Before::elsewhere;
     }
+    awake.stays = false;
     ret_quiet.most_ns = polled ? std::min(slice_ns_, kPolledSliceNs) : slice_ns_;
     return Before::nothing;
 }
@@ -345,6 +355,7 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
 void Waiter::timed_out(std::int64_t slice_ns) {
     if (slice_ns == slice_ns_) {
         slice_ns_ = std::min(slice_ns_ * 4, kLastSliceNs);
+        fruitless_wakes_ = 0;
     }
     sweep();
 }
@@ -357,22 +368,22 @@ void Waiter::rung() {
 }
 
 bool Waiter::arm(Elsewhere& elsewhere, Armed& ret_armed) {
-    Quiet quiet;
-    const Before before = settle_down(elsewhere, nullptr, quiet);  // [E1]
-    if (before == Before::news) {
-        return false;  // there is something to take, which will be fruitful
+    if (nap_until_ns_ != 0) {
+        const std::int64_t now_ns = sys::monotonic_ns();
+        if (now_ns < nap_until_ns_) {
+            ret_armed = {nullptr, 0, nap_until_ns_ - now_ns, nap_until_ns_, nap_until_ns_};
+            return true;
+        }
+        nap_until_ns_ = 0;
     }
-    if (before == Before::elsewhere && fruitless_wakes_ < kFruitlessWakesMax) {
-        fruitless_wakes_++;
+    Quiet quiet;
+    if (settle_down(elsewhere, nullptr, quiet) != Before::nothing) {  // [E1]
+        fruitless();  // unless something is taken now
         return false;
     }
-    if (fruitless_wakes_ >= kFruitlessWakesMax) {
-        set_asleep(false);
-        ret_armed = {nullptr, 0, nap_ns()};
-        return true;
-    }
     sleeps_++;
-    ret_armed = {&words_.doorbell->bell, quiet.bell, quiet.most_ns};
+    const std::int64_t until_ns = sys::monotonic_ns() + quiet.most_ns;
+    ret_armed = {&words_.doorbell->bell, quiet.bell, quiet.most_ns, until_ns, until_ns};
     return true;
 }
 
@@ -381,14 +392,22 @@ void Waiter::disarm(const Armed& armed, bool ended) {
     if (!ended) {
         return;  // whoever came of its own accord
     }
-    if (armed.bell == nullptr) {
-        fruitless_wakes_++;
-        sweep();
-    } else if (armed.bell->load(std::memory_order_relaxed) == armed.value) {
+    const std::int64_t now_ns = sys::monotonic_ns();
+    if (armed.bell == nullptr || (now_ns >= armed.ends_ns && now_ns < armed.until_ns)) {
+        sweep();  // a nap; or the time of something before, which says nothing about the slice
+    } else if (now_ns >= armed.until_ns) {
         timed_out(armed.slice_ns);
     } else {
-        fruitless_wakes_++;
+        fruitless();
         rung();
+    }
+}
+
+/// Who waits in an event loop was woken, or kept from sleeping. If that goes on and brings no
+/// message, it may be somebody's malice: the next time it naps, and listens again after that.
+void Waiter::fruitless() {
+    if (++fruitless_wakes_ >= kFruitlessWakesMax) {
+        nap_until_ns_ = sys::monotonic_ns() + nap_ns();
     }
 }
 

@@ -55,7 +55,9 @@
 //        rung (it compares and queues in one step, as [S8] does), or the slice is over.
 //   [E3] The descriptor is made unreadable: what made it readable was of before.
 //   [E4] Has [E2] ended by now? Then perhaps [E3] has taken away its signal: readable again.
-//   [E5] The next call, whoever makes it and why: readable, then [S9] and [A1].
+//   [E5] The next call that looks at the rings, whoever makes it and why: readable, then [S9] and
+//        [A1]. Whether [E2] ended by a ring or by its time is for the clock to say, not for the
+//        bell: whoever has the page may wake without adding, or take back what it has added.
 // So the descriptor is readable unless armed, and while it is armed [S1] to [S8] hold as they do
 // for a sleeper. Without [E4]: [E2] queued | W rings: readable | [E3] | nobody rings any more.
 // Without [E5]'s first half, after a call that nothing but its caller's whim has brought: R takes
@@ -64,7 +66,8 @@
 // Waits are bounded all the same (16 ms, 64 ... 10 s), and after each one every ring is looked
 // at, and so it is every 10 ms by a reader that never sleeps: a hostile peer that wipes bits or
 // swallows a wake-up costs milliseconds. After several fruitless wakes in a row the waiter naps,
-// whatever bell and summary say: a hostile ringer cannot burn its CPU.
+// whatever bell and summary say: a hostile ringer cannot burn its CPU. After each nap it listens
+// again, and a slice that nobody rang in, or a message, ends it.
 // Checked: tests/model/wake.pml. Change the model first.
 #pragma once
 
@@ -165,6 +168,9 @@ public:
         std::atomic<u32>* bell = nullptr;  ///< nullptr: a nap, which only its time ends
         u32 value = 0;
         std::int64_t slice_ns = 0;
+        std::int64_t until_ns = 0;  ///< when the slice is over
+        /// When the alarm's own time is: not later. What ends before that was rung.
+        std::int64_t ends_ns = 0;
     };
 
     explicit Waiter(const Words& words) : words_(words) {}
@@ -208,12 +214,13 @@ public:
     /// [E1] True: asleep, or about to nap, until disarm(); wait for what *ret_armed says. False:
     /// there is news: take_activity() and look, then try again.
     bool arm(Elsewhere& elsewhere, Armed& ret_armed);
-    /// [E5] Awake again. `ended`: what was waited for has come to pass.
+    /// [E5] Awake again. `ended`: what was waited for has come to pass, as far as the alarm knows.
     void disarm(const Armed& armed, bool ended);
     /// A message was received: the next wait begins with short slices again.
     void fruitful() {
         slice_ns_ = kFirstSliceNs;
         fruitless_wakes_ = 0;
+        nap_until_ns_ = 0;
     }
     /// The next sleep is no longer than this: something outside the rings is being waited for.
     void limit_slice(std::int64_t ns) { slice_ns_ = std::min(slice_ns_, ns); }
@@ -247,6 +254,7 @@ private:
     Before settle_down(Elsewhere& elsewhere, const Source* only, Quiet& ret_quiet);
     void timed_out(std::int64_t slice_ns);
     void rung();
+    void fruitless();
     [[nodiscard]] std::int64_t nap_ns() const;
     void grow_buckets();
     void link(Attachment& attachment);
@@ -269,6 +277,7 @@ private:
     std::int64_t last_sweep_ns_ = 0;
     std::int64_t sweep_pause_ns_ = kSweepPauseNs;
     u32 fruitless_wakes_ = 0;
+    std::int64_t nap_until_ns_ = 0;  ///< of who waits in an event loop; 0: no nap
     u64 sleeps_ = 0;
     u32 asleep_episode_ = 0;
 };

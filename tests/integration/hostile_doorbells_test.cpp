@@ -68,11 +68,12 @@ public:
             fill(page, protocol::sleepers_offset(page.geometry, 0), 4096, value);
         }
     }
-    void wake() {
+    /// `moved`: what the bell is then said to have moved by.
+    void wake(u32 moved = 1) {
         for (const Page& page : pages_) {
             for (u32 waiter = 0; waiter < 4; waiter++) {
                 auto* words = reinterpret_cast<protocol::DoorbellWaiter*>(page.memory.data());
-                words[waiter].bell.fetch_add(1);
+                words[waiter].bell.fetch_add(moved);
                 sys::futex_wake_all(words[waiter].bell);
             }
         }
@@ -199,7 +200,12 @@ TEST_CASE("doorbell pages of others, written over all the time: they are woken a
         ringer.fill([&] { return random(); });
         ringer.wake();
     });
-    attack("wakes alone", [&] { ringer.wake(); });
+    attack("rings", [&] { ringer.wake(); });
+    attack("wakes that change nothing", [&] { ringer.wake(0); });
+    attack("rings that are taken back", [&] {
+        ringer.wake(1);
+        ringer.wake(~u32{0});
+    });
     attack("holes", [&] {
         ringer.punch();
         (void)::nanosleep(&kPause, nullptr);  // the kernel must map the pages again, for everybody

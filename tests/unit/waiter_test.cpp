@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <list>
+#include <new>
 
 using namespace ipcbus;
 using namespace ipcbus::protocol;
@@ -100,6 +101,10 @@ i64 quickest(const std::function<void()>& action) {
     }
     return best_ns;
 }
+
+/// As if the time of what is armed were over, or far away.
+void let_time_pass(Waiter::Armed& armed) { armed.until_ns = armed.ends_ns = 0; }
+void stop_time(Waiter::Armed& armed) { armed.until_ns = armed.ends_ns = sys::kForeverNs; }
 
 }  // namespace
 
@@ -529,15 +534,21 @@ TEST_CASE("armed: asleep without the wait; what comes is rung, and awake it is t
     scene.waiter.disarm(armed, false);
     scene.waiter.take_activity();
     CHECK(scene.source.turn() == nullptr);
+    let_time_pass(armed);
     scene.waiter.disarm(armed, true);
     CHECK(scene.source.turn() == &line.attachment);
     CHECK(line.read());
     // Fruitless times last longer and longer.
+    scene.waiter.fruitful();
     REQUIRE(scene.waiter.arm(hook, armed));
     const i64 first_ns = armed.slice_ns;
+    CHECK(armed.until_ns >= sys::monotonic_ns());
+    CHECK(armed.ends_ns == armed.until_ns);
+    let_time_pass(armed);
     scene.waiter.disarm(armed, true);
     REQUIRE(scene.waiter.arm(hook, armed));
     CHECK(armed.slice_ns > first_ns);
+    let_time_pass(armed);
     scene.waiter.disarm(armed, true);
     scene.waiter.fruitful();
     REQUIRE(scene.waiter.arm(hook, armed));
@@ -563,6 +574,17 @@ TEST_CASE("armed, and rung without end for nothing: it naps, deaf to bell and su
             scene.waiter.disarm(armed, true);
         }
     }
+    SUBCASE("wakes alone, before its time") {
+        i64 longest_ns = 0;
+        for (armed.bell = &words.bell; armed.bell != nullptr; fruitless++) {
+            REQUIRE(fruitless < 100);
+            REQUIRE(scene.waiter.arm(hook, armed));
+            longest_ns = std::max(longest_ns, armed.slice_ns);
+            stop_time(armed);
+            scene.waiter.disarm(armed, true);
+        }
+        CHECK(longest_ns < 20 * kMs);  // it does not grow by them
+    }
     SUBCASE("bits set") {
         Hook attack([&] {
             words.summary.store(~u64{0});
@@ -571,13 +593,25 @@ TEST_CASE("armed, and rung without end for nothing: it naps, deaf to bell and su
         while (!scene.waiter.arm(attack, armed)) {
             REQUIRE(++fruitless < 100);
         }
-        scene.waiter.disarm(armed, true);
+    }
+    SUBCASE("news that nobody can take") {
+        line.publish_silently();
+        while (!scene.waiter.arm(hook, armed)) {
+            REQUIRE(++fruitless < 100);
+            CHECK(line.read());
+            line.publish_silently();
+        }
+        CHECK(line.read());
     }
     CHECK(armed.bell == nullptr);
-    CHECK(armed.slice_ns >= kMs);
-    REQUIRE(scene.waiter.arm(hook, armed));
-    CHECK(armed.bell == nullptr);
+    CHECK(armed.slice_ns > 0);
+    // Whatever bell and summary say, and whatever its caller does meanwhile, until it is over.
+    const i64 until_ns = sys::monotonic_ns() + armed.slice_ns;
+    scene.waiter.disarm(armed, false);
+    const bool naps = scene.waiter.arm(hook, armed) && armed.bell == nullptr;
+    CHECK((naps || sys::monotonic_ns() >= until_ns));
     // What comes in a nap is found behind it; a message, and it listens again.
+    armed.bell = nullptr;
     line.publish_silently();
     scene.waiter.disarm(armed, true);
     REQUIRE(scene.source.turn() == &line.attachment);
@@ -586,4 +620,82 @@ TEST_CASE("armed, and rung without end for nothing: it naps, deaf to bell and su
     scene.waiter.take_activity();
     REQUIRE(scene.waiter.arm(hook, armed));
     CHECK(armed.bell == &words.bell);
+}
+
+TEST_CASE("after a nap it listens; a ring brings the next, longer one, and silence ends it") {
+    Scene scene;
+    Scene::Line& line = scene.add(3);
+    DoorbellWaiter& words = scene.reader.waiter(0);
+    Hook hook;
+    Waiter::Armed armed;
+    const auto arm = [&] { REQUIRE(scene.waiter.arm(hook, armed)); };
+    const auto ring = [&] {
+        words.bell.fetch_add(1);
+        stop_time(armed);
+        scene.waiter.disarm(armed, true);
+    };
+    const auto rings_until_nap = [&] {
+        unsigned rings = 0;
+        for (arm(); armed.bell != nullptr; arm()) {
+            ring();
+            REQUIRE(++rings < 100);
+        }
+        return rings;
+    };
+    const auto nap = [&] {
+        while (armed.bell == nullptr) {
+            scene.waiter.disarm(armed, true);
+            arm();
+        }
+    };
+    CHECK(rings_until_nap() > 10);
+    i64 longest_ns = 0;
+    for (int i = 0; i < 8; i++) {
+        nap();
+        ring();
+        arm();
+        longest_ns = std::max(longest_ns, armed.bell == nullptr ? armed.slice_ns : 0);
+    }
+    CHECK(longest_ns > 8 * kMs);
+    // A message is rung for, though there has been an attack.
+    nap();
+    const u32 bell = words.bell.load();
+    line.publish();
+    CHECK(words.bell.load() != bell);
+    scene.waiter.disarm(armed, false);
+    scene.waiter.take_activity();
+    CHECK(line.read());
+    // The time of something before it says nothing, ...
+    arm();
+    const i64 slice_ns = armed.slice_ns;
+    stop_time(armed);
+    armed.ends_ns = 0;
+    scene.waiter.disarm(armed, true);
+    arm();
+    CHECK(armed.slice_ns == slice_ns);
+    ring();
+    arm();
+    CHECK(armed.bell == nullptr);
+    // ... its own that nobody rang in: as if there had been no attack.
+    nap();
+    let_time_pass(armed);
+    scene.waiter.disarm(armed, true);
+    CHECK(rings_until_nap() > 10);
+}
+
+TEST_CASE("what it asks elsewhere throws: nobody rings who is awake") {
+    Scene scene;
+    Scene::Line& line = scene.add(3);
+    Hook hook([]() -> bool { throw std::bad_alloc(); });
+    Waiter::Armed armed;
+    CHECK_THROWS_AS((void)scene.waiter.arm(hook, armed), std::bad_alloc);
+    CHECK(scene.reader.asleep(0).load() % 2 == 0);
+    CHECK_THROWS_AS((void)scene.waiter.sleep(kMs, hook), std::bad_alloc);
+    CHECK(scene.reader.asleep(0).load() % 2 == 0);
+    const u32 bell = scene.bell();
+    line.publish();
+    CHECK(scene.bell() == bell);
+    scene.waiter.take_activity();
+    REQUIRE(scene.source.turn() == &line.attachment);
+    CHECK(line.read());
 }
