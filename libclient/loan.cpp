@@ -147,6 +147,10 @@ int Subscriber::release() {
         return failed(ENOENT, "nothing is borrowed");
     }
     Attached& attached = *std::exchange(loan_, nullptr);
+    if (rests_) {
+        rests_ = false;
+        disarm();
+    }
     if (!attached.reader().intact(loan_position_)) {
         // Not advanced: the next look finds itself lapped, and counts these as lost, too.
         return failed(ESTALE, "what was lent has been overwritten meanwhile");

@@ -128,10 +128,11 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     if (bus_.in_child()) {
         return used_after_fork();
     }
+    disarm();
     if (subscribers_.empty()) {
+        rest();  // until one is added
         return failed(ENOENT, "the set is empty");
     }
-    disarm();
     for (Subscriber* subscriber : subscribers_) {
         if (const int error = subscriber->begin_use(); error != 0) {
             return error;
@@ -143,14 +144,8 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
                           [&] { return try_wait(&found); }, [] { return nullptr; },
                           [] { return -EAGAIN; });
     };
-    // A receive from one of them is to disarm it, too.
-    const auto armed = [&] {
-        for (Subscriber* subscriber : subscribers_) {
-            subscriber->note_armed();
-        }
-    };
     const int result =
-        wait_or_arm(readiness_.get(), *waiter_, *this, timeout_ns, wait, armed);
+        wait_or_arm(readiness_.get(), *waiter_, *this, timeout_ns, wait, [this] { note_armed(); });
     if (result == 0) {
         waiter_->fruitful();
         patience_.distance.received(1);
@@ -158,6 +153,20 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
         return 0;
     }
     return waited(result);
+}
+
+/// A receive from one of them is to disarm it, too.
+void Set::note_armed() {
+    for (Subscriber* subscriber : subscribers_) {
+        subscriber->note_armed();
+    }
+}
+
+void Set::rest() {
+    if (readiness_ != nullptr) {
+        readiness_->rest();
+        note_armed();
+    }
 }
 
 void Set::disarm() {

@@ -21,6 +21,8 @@ public:
     int fd();
     /// Before anything is done with what it waits for.
     void disarm();
+    /// Nothing can be waited for: the descriptor is not readable until the next disarm().
+    void rest();
     [[nodiscard]] Bus& bus() const { return bus_; }
     [[nodiscard]] const Link& link() const { return *link_; }
 
@@ -31,6 +33,7 @@ private:
     explicit Set(Bus& bus) : bus_(bus) {}
     bool look() override;
     sys::Result<void> take_waiter();
+    void note_armed();
     int try_wait(Subscriber** ret_subscriber);
 
     Bus& bus_;

@@ -53,6 +53,7 @@ int Subscriber::begin_use() {
     }
     note_thread();
     if (loan_ != nullptr) {
+        rest();
         return failed(EBUSY, "a loan is open: release it first");
     }
     const u32 plainly = std::exchange(plain_taken_, 0);
@@ -71,8 +72,10 @@ u32 Subscriber::publication_count() {
     if (bus_.in_child()) {
         return 0;
     }
-    disarm();  // what is attached now is not parked
-    attend();
+    if (has_news()) {
+        disarm();  // what is attached now is not parked
+        hear_control();
+    }
     return static_cast<u32>(source_.attachments().size());
 }
 

@@ -117,13 +117,20 @@ private:
     /// The next call is to take the long way, and disarm.
     void note_armed() { looks_ = kLooksPerGlance; }
 
+    /// A loan is open: nothing can be received, and who waits in an event loop is to wait until it
+    /// is released.
+    void rest();
+
     /// What the control side has for us: frames, a lost connection, another daemon.
     void attend() {
-        // relaxed: hints; hear_control looks again with order.
-        if (link_->frames().load(std::memory_order_relaxed) != frames_seen_ ||
-            news_.load(std::memory_order_relaxed)) {
+        if (has_news()) {
             hear_control();
         }
+    }
+    [[nodiscard]] bool has_news() const {
+        // relaxed: hints; hear_control looks again with order.
+        return link_->frames().load(std::memory_order_relaxed) != frames_seen_ ||
+               news_.load(std::memory_order_relaxed);
     }
     void hear_control();
     void take_inbox();
@@ -214,6 +221,7 @@ private:
     };
     std::vector<Untold> untold_;  ///< the oldest first
     Attached* loan_ = nullptr;
+    bool rests_ = false;     ///< the descriptor does, until the loan is released
     u64 loan_position_ = 0;  ///< of its first record
     u64 loan_next_ = 0;      ///< position behind its last
     u64 loan_count_ = 0;

@@ -206,6 +206,15 @@ int Subscriber::notify(int signal, void* value) {
     return done.ok() ? 0 : failed(done.error());
 }
 
+void Subscriber::rest() {
+    rests_ = true;
+    if (set_ != nullptr) {
+        set_->rest();
+    } else if (readiness_ != nullptr) {
+        readiness_->rest();
+    }
+}
+
 void Subscriber::disarm() {
     if (set_ != nullptr) {
         set_->disarm();

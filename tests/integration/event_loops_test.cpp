@@ -132,9 +132,18 @@ void level(const std::string& address, Stage& /*stage*/) {
     must_be(readable(fd, kTimeoutMs), "armed by a wait that timed out");
     ipcbus_message message{};
     must_be(ipcbus_borrow(subscriber.get(), kLongNs, &message) == 0 && readable(fd), "borrowed");
-    must_be(receive(subscriber, 0).result == -EBUSY && readable(fd), "a loan is open");
-    must_be(ipcbus_release(subscriber.get()) == 0 && drain(subscriber) == 0, "released");
-    must_be(quiet(subscriber), "not readable again");
+    must_be(receive(subscriber, 0).result == -EBUSY && !readable(fd), "a loan is open");
+    publish(publisher, "behind it");
+    must_be(receive(subscriber, 0).result == -EBUSY && !readable(fd, 20), "it still is");
+    must_be(ipcbus_release(subscriber.get()) == 0 && readable(fd), "released");
+    must_be(drain(subscriber) == 1 && quiet(subscriber), "not readable again");
+    // Whoever only asks how many there are does not make it readable.
+    must_be(quiet(fd,
+                  [&] {
+                      const bool nothing = receive(subscriber, 0).result == -EAGAIN;
+                      return ipcbus_publication_count(subscriber.get()) == 1 && nothing;
+                  }),
+            "counted");
     // A publication that comes while it is armed, counted before it is waited for.
     const Publisher another = advertise(writers, "loop/2");
     wait_for_publications(subscriber, 2);
@@ -254,6 +263,8 @@ void of_a_set(const std::string& address, Stage& /*stage*/) {
     const int fd = static_cast<int>(must(ipcbus_set_fd(set.get()), "set_fd"));
     ipcbus_subscriber* ready = nullptr;
     const auto nothing = [&] { return ipcbus_set_wait(set.get(), 0, &ready) == -EAGAIN; };
+    const auto is_empty = [&] { return ipcbus_set_wait(set.get(), 0, &ready) == -ENOENT; };
+    must_be(readable(fd) && is_empty() && !readable(fd, 20), "empty");
     for (int i = 0; i < 3; i++) {
         subscribers.push_back(subscribe(bus, "set/" + std::to_string(i)));
         publishers.push_back(advertise(writers, "set/" + std::to_string(i)));
@@ -284,6 +295,14 @@ void of_a_set(const std::string& address, Stage& /*stage*/) {
         must_be(received_text(subscribers[1]) == "2", "the other");
         must_be(quiet(fd, nothing), "drained");
     }
+    // A loan of one is in the way of all.
+    publish(publishers[1], "lent");
+    publish(publishers[2], "other");
+    ipcbus_message message{};
+    must_be(ipcbus_borrow(subscribers[1].get(), kLongNs, &message) == 0, "borrow");
+    must_be(ipcbus_set_wait(set.get(), 0, &ready) == -EBUSY && !readable(fd, 20), "a loan is open");
+    must_be(ipcbus_release(subscribers[1].get()) == 0 && readable(fd), "released");
+    must_be(received_text(subscribers[2]) == "other" && quiet(fd, nothing), "drained");
     const Subscriber alone = subscribe(bus, "alone");
     (void)fd_of(alone);
     must_be(ipcbus_set_add(set.get(), alone.get()) == -EBUSY, "it has its own");
@@ -293,6 +312,29 @@ void of_a_set(const std::string& address, Stage& /*stage*/) {
     publish(publishers[0], "0");
     must_be(readable(fd, kTimeoutMs), "the others go on");
     must_be(ipcbus_set_wait(set.get(), 0, &ready) == 0 && ready == subscribers[0].get(), "which");
+    subscribers.clear();
+    must_be(readable(fd) && is_empty() && !readable(fd, 20), "empty again");
+}
+
+/// Subscribers that go, and one that changes threads, disturb no wait in other descriptors.
+void undisturbed(const std::string& address, Stage& /*stage*/) {
+    const Bus bus = connect(address);
+    const sys::UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    const auto wait = [&] {
+        epoll_event event{};
+        must_be(::epoll_wait(epoll.get(), &event, 1, 30) == 0, "epoll_wait was disturbed");
+    };
+    const Subscriber passed = subscribe(bus, "passed");
+    for (int i = 0; i < 10; i++) {
+        {
+            const Subscriber gone = subscribe(bus, "gone");
+            must_be(quiet(gone), "armed");
+        }
+        wait();
+        must_be(quiet(passed), "armed here");
+        std::thread([&] { must_be(quiet(passed), "armed there"); }).join();
+        wait();
+    }
 }
 
 /// Made in one thread, armed in others, which end.
@@ -483,6 +525,9 @@ TEST_CASE("poll") { in_both_ways(with_poll); }
 TEST_CASE("epoll, which no completion disturbs") { in_both_ways(with_epoll); }
 TEST_CASE("io_uring") { in_both_ways(with_io_uring); }
 TEST_CASE("of a set") { in_both_ways(of_a_set); }
+TEST_CASE("what goes, or changes threads, disturbs nobody's epoll_wait") {
+    in_both_ways(undisturbed);
+}
 TEST_CASE("armed by threads that end") { in_both_ways(threads); }
 TEST_CASE("a forked child has no part in it") { in_both_ways(forked); }
 TEST_CASE("it goes on under another daemon") {

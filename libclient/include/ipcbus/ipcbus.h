@@ -301,15 +301,19 @@ IPCBUS_EXPORT int ipcbus_release(ipcbus_subscriber *subscriber);
 /*
  * A descriptor for poll, epoll, io_uring and event loops of every kind: readable while the
  * subscriber has something to receive or to report (level-triggered). When it is readable, receive
- * (or borrow and release) with a timeout of 0 until that answers -EAGAIN: then, and only then, it
- * is not readable until there is more. Until the first -EAGAIN, and after errors, it is readable.
- * Now and then it becomes readable although there is nothing: the library looks around, as it does
- * in a wait, first after 16 ms, at last every 10 s.
+ * (or borrow and release) with a timeout of 0 until that answers -EAGAIN: then it is not readable
+ * until there is more (nor is it after -ETIMEDOUT, or while a loan is open and a receive has said
+ * so, -EBUSY). Until the first -EAGAIN, and after other errors, -EINTR too, it is readable. Now and
+ * then it becomes readable although there is nothing: the library looks around, as it does in a
+ * wait, 16 ms after a message (4 ms while it reads what a former daemon's publishers left), then
+ * ever more rarely, at last every 10 s.
  * The same descriptor each time; it belongs to the subscriber, until ipcbus_unsubscribe: neither
  * read nor write nor close it. Other calls on the subscriber may come at any time.
  * While it is not readable publishers do what they do for a sleeper: one system call for the first
  * message. Otherwise it costs them nothing. The library waits by a private io_uring, or, where that
- * is refused or older than Linux 6.7, by a small thread that blocks all signals.
+ * is refused or older than Linux 6.7, by a small thread that blocks all signals; one for each
+ * descriptor: put many subscribers into a set. What io_urings a thread has had it keeps, for its
+ * next descriptors, until it ends: to close one would end its epoll_wait with EINTR.
  * Errors: -EBUSY (the subscriber is in a set), -EMFILE, -ENOMEM, -ECHILD.
  */
 IPCBUS_EXPORT int ipcbus_fd(ipcbus_subscriber *subscriber);
@@ -349,7 +353,7 @@ IPCBUS_EXPORT int ipcbus_set_remove(ipcbus_set *set, ipcbus_subscriber *subscrib
 IPCBUS_EXPORT int ipcbus_set_wait(ipcbus_set *set, int64_t timeout_ns,
                                   ipcbus_subscriber **ret_subscriber);
 /* As ipcbus_fd, for the whole set: readable until ipcbus_set_wait with a timeout of 0 has answered
- * -EAGAIN. Errors: -EMFILE, -ENOMEM, -ECHILD. */
+ * -EAGAIN (or -ENOENT: until something is added). Errors: -EMFILE, -ENOMEM, -ECHILD. */
 IPCBUS_EXPORT int ipcbus_set_fd(ipcbus_set *set);
 
 /* --------------------------------------------------------------------------------- about */
