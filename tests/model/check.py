@@ -65,6 +65,7 @@ QUICK = {
         ("-DNW=1 -DNMSG=3 -DSPUR=1 -DLOOP",
          "NO_CHECK_E4 CHECK_FIRST_E4 NO_LEVEL_E5 SIGNAL_FIRST_E4 =CLEAR_FIRST_E3 NO_FENCE_S5 "
          "BELL_LATE_S1"),
+        ("-DNW=1 -DNMSG=2 -DLOOP -DNOISE=1", "BELL_SAYS_E5 NO_CHECK_E4"),
     ],
     "full": [
         ("-DNMSG=4", "NO_FENCE_C1 NO_FENCE_B3 BELL_LATE_B1 WANTED_LATE_B2 NO_FENCE_P1 "
@@ -123,6 +124,7 @@ LONG = {
         ("-DNW=1 -DNMSG=2 -DNOISE=2", ""),
         ("-DNW=2 -DNMSG=1 -DSPUR=1 -DLOOP -DSLEEP_ALL", ""),
         ("-DNW=1 -DNMSG=2 -DLOOP -DJOIN", ""),
+        ("-DNW=1 -DNMSG=2 -DLOOP -DNOISE=2", ""),
         ("-DNW=1 -DNMSG=2 -DSPUR=1 -DLOOP -DWEAK", "NO_CHECK_E4"),
         ("-DNW=1 -DNMSG=2 -DLIAR=2", ""),
     ],

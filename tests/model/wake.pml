@@ -27,7 +27,8 @@
  *   -DSLEEP_ALL  no ring is parked while awake
  *   -DSAMEBIT  all attachments of a reader share one bit of the bitmap
  *   -DNOISE    a hostile process rings bells, sets bits, summary, sleepers for no reason, N times
- *              (to wipe them is what it could do worse: only the bounded look helps there)
+ *              (to wipe them is what it could do worse: only the bounded look helps there); with
+ *              -DLOOP it wakes without adding to the bell, too
  *   -DUNFENCED a writer in whose last publish nobody slept may leave out [P1] from then on. The
  *              barrier of a reader: each writer's buffer is empty at some moment before it returns.
  *   -DREFUSED  the same, and the barrier is refused: unfenced rings are polled (-DNW=1)
@@ -80,6 +81,7 @@
     X(NO_CHECK_E4)        /* -DLOOP: unreadable, whatever [E2] has brought meanwhile */    \
     X(CHECK_FIRST_E4)     /* [E4] before [E3] */                                           \
     X(NO_LEVEL_E5)        /* a call by whim leaves the descriptor unreadable */            \
+    X(BELL_SAYS_E5)       /* -DNOISE: woken, and the bell has not moved: it waits on */    \
     X(SIGNAL_FIRST_E4)    /* the descriptor signalled before the wait is marked as ended */ \
     X(CLEAR_FIRST_E3)     /* no harm: [E3] before [E2] */
 #ifndef NW
@@ -142,6 +144,23 @@ bool fired[NR], readable[NR]; /* what is armed has ended; the descriptor */
 bool known[NK * NW], told[NR];
 byte frame[NW], start_at[NR], got[NR * NW], rings[NR * NW], parks[NR * NW], writers_done;
 
+#ifdef LOOP
+inline futex_wake(r_) {
+    if
+    :: atomic { blocked[r_] ->
+        blocked[r_] = false;
+        if
+        :: BROKEN(SIGNAL_FIRST_E4) -> readable[r_] = true
+        :: else -> fired[r_] = true
+        fi };
+        atomic {
+            fired[r_] = fired[r_] || BROKEN(SIGNAL_FIRST_E4);
+            readable[r_] = readable[r_] || !BROKEN(SIGNAL_FIRST_E4)
+        }
+    :: else
+    fi
+}
+#endif
 inline fence_again() { /* [F5]; the round follows */
     atomic {
         unfenced = false;
@@ -267,16 +286,7 @@ round:
                             };
 #ifdef LOOP
                             if
-                            :: atomic { r < NR && blocked[r * NQ + q] ->
-                                blocked[r * NQ + q] = false;
-                                if
-                                :: BROKEN(SIGNAL_FIRST_E4) -> readable[r] = true
-                                :: else -> fired[r] = true
-                                fi };
-                                atomic {
-                                    fired[r] = fired[r] || BROKEN(SIGNAL_FIRST_E4);
-                                    readable[r] = readable[r] || !BROKEN(SIGNAL_FIRST_E4)
-                                }
+                            :: r < NR -> futex_wake(r)
                             :: else
                             fi;
                             a = 0
@@ -627,7 +637,7 @@ park_one:
         blocked[me] = (mem[BELL(me, q)] == v);
         fired[me] = !blocked[me];
         readable[me] = readable[me] || fired[me];
-        v = 0
+        v = (BROKEN(BELL_SAYS_E5) -> v : 0)
     };
     c = (BROKEN(CHECK_FIRST_E4) -> fired[me] : 0);
     readable[me] = (BROKEN(CLEAR_FIRST_E3) -> readable[me] : false); /* [E3] */
@@ -638,7 +648,13 @@ park_one:
     };
 endpoll:
     if
-    :: readable[me]
+    :: readable[me] ->
+        if
+        :: BROKEN(BELL_SAYS_E5) && asleep && mem[BELL(me, q)] == v ->
+            readable[me] = false;
+            goto endpoll
+        :: else
+        fi
     :: spurious < SPUR -> spurious++ /* a call by whim */
     fi;
     if
@@ -694,7 +710,11 @@ proctype Daemon() {
     a = mem[ASLEEP(0, 0)]; /* ring_sleepers() */
     if
     :: a == 1 -> atomic { RMW(DAEMON) -> mem[BELL(0, 0)]++ };
+#ifdef LOOP
+        futex_wake(0)
+#else
         blocked[0] = false
+#endif
     :: else
     fi
 }
@@ -706,7 +726,12 @@ proctype Noise() {
     :: n < NOISE && mem[SLEEPERS(0)] == 0 -> mem[SLEEPERS(0)] = 1; n++
     :: n < NOISE -> mem[SUMMARY(0, 0)] = 1; n++
     :: n < NOISE -> mem[BITS(0, 0)] = 1; n++
+#ifdef LOOP
+    :: n < NOISE -> atomic { mem[BELL(0, 0)]++; n++ }; futex_wake(0)
+    :: n < NOISE -> n++; futex_wake(0) /* without a ring */
+#else
     :: n < NOISE -> atomic { mem[BELL(0, 0)]++; n++ }; blocked[0] = false
+#endif
     :: break
     od
 }
