@@ -48,13 +48,15 @@ Result<std::unique_ptr<FutexThread>> FutexThread::create(int eventfd) {
 FutexThread::~FutexThread() {
     {
         const std::lock_guard guard(mutex_);
-        if (std::exchange(over_, true)) {
+        if (over_) {
             return;  // there is no thread
         }
     }
+    // First: a thread that has only just begun is to take its request, and say that it is done.
     call_off();
     {
         const std::lock_guard guard(mutex_);
+        over_ = true;
         changed_.notify_all();
     }
     (void)::pthread_join(thread_, nullptr);
