@@ -59,10 +59,9 @@ int Readiness::arm(protocol::Waiter& waiter, protocol::Elsewhere& elsewhere) {
     return 1;
 }
 
-void Readiness::rest() {
-    if (alarm_->armed()) {
-        return;
-    }
+void Readiness::rest(protocol::Waiter& waiter) {
+    // Also if it is armed already: that may be over, and perhaps nobody would look again.
+    disarm(waiter);
     alarm_->call_off();
     armed_ = {nullptr, 0, kRestNs, sys::monotonic_ns() + kRestNs, 0};
     // An Error: it stays readable, which costs the caller's loop its rest, and nothing else.

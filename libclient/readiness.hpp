@@ -27,9 +27,9 @@ public:
     [[nodiscard]] sys::Result<void> notify(int signal, void* value) {
         return alarm_->notify(signal, value);
     }
-    /// Not readable for a while, whatever is rung, until the next disarm(): while a call could not
-    /// receive anything. Whatever has been armed, stays so.
-    void rest();
+    /// A call begins that could not receive anything: disarmed, and not readable for a while,
+    /// whatever is rung, until the next disarm().
+    void rest(protocol::Waiter& waiter);
     /// Before the pages with the bell go. Must not be armed.
     void let_go() { alarm_->call_off(); }
 

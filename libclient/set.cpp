@@ -128,11 +128,11 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     if (bus_.in_child()) {
         return used_after_fork();
     }
-    disarm();
     if (subscribers_.empty()) {
         rest();  // until one is added
         return failed(ENOENT, "the set is empty");
     }
+    disarm();
     for (Subscriber* subscriber : subscribers_) {
         if (const int error = subscriber->begin_use(); error != 0) {
             return error;
@@ -164,7 +164,7 @@ void Set::note_armed() {
 
 void Set::rest() {
     if (readiness_ != nullptr) {
-        readiness_->rest();
+        readiness_->rest(*waiter_);
         note_armed();
     }
 }

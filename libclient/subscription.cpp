@@ -211,7 +211,7 @@ void Subscriber::rest() {
     if (set_ != nullptr) {
         set_->rest();
     } else if (readiness_ != nullptr) {
-        readiness_->rest();
+        readiness_->rest(waiter());
     }
 }
 
