@@ -39,8 +39,8 @@ public:
     [[nodiscard]] Result<void> notify(int number, void* value);
     /// Readable from here on. Whether it was before, by what it was armed for.
     bool disarm();
-    /// When the time of what was armed last is over: no later than it was asked for, but perhaps
-    /// earlier. Who is woken before has been woken by the word.
+    /// When the time of what was armed last is over: at the latest when it was asked for, counted
+    /// from the return of arm(), but perhaps earlier. Who is woken before was woken by the word.
     [[nodiscard]] std::int64_t ends_ns() const {
         return thread_ != nullptr ? thread_->ends_ns() : ring_->ends_ns();
     }
