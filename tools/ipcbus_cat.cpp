@@ -90,6 +90,9 @@ public:
             code = flushed;
         }
         report_loss(true);
+        if (unsent_ > 1) {
+            report(kTool, plural(unsent_, "signal") + " could not be sent");
+        }
         debug("received " + plural(received_, "message"));
         if (stop_signal() != 0) {
             return 128 + stop_signal();
@@ -126,13 +129,13 @@ private:
     }
 
     int read_messages() {
-        const sys::Deadline deadline = sys::Deadline::after(options_.timeout_ns);
+        deadline_ = sys::Deadline::after(options_.timeout_ns);
         restart_idle();
         for (int code = kGoOn;;) {
             if (stop_signal() != 0 || received_ >= options_.count_max) {
                 return kExitDone;
             }
-            if (deadline.passed()) {
+            if (deadline_.passed()) {
                 return timed_out();
             }
             bool empty = false;
@@ -140,7 +143,7 @@ private:
             if (code == kGoOn && !empty) {
                 code = output_.full() ? flush() : kGoOn;
             } else if (code == kGoOn) {
-                code = wait(deadline);
+                code = wait();
             }
             if (code != kGoOn) {
                 return code;
@@ -149,7 +152,7 @@ private:
     }
 
     /// There is nothing to read: write what there is to write, and wait.
-    int wait(const sys::Deadline& deadline) {
+    int wait() {
         if (const int code = flush(); code != kGoOn) {
             return code;
         }
@@ -157,7 +160,7 @@ private:
             return kExitDone;
         }
         report_loss(false);
-        std::int64_t left_ns = std::min(deadline.remaining_ns(), idle_.remaining_ns());
+        std::int64_t left_ns = std::min(deadline_.remaining_ns(), idle_.remaining_ns());
         if (loss_is_pending()) {
             left_ns = std::min(left_ns, next_loss_report_.remaining_ns());
         }
@@ -248,6 +251,9 @@ private:
         for (std::size_t i = 0; target_ && i < taken && stop_signal() == 0; i++) {
             send_signal(messages[i].sequence);
         }
+        if (target_) {
+            restart_idle();
+        }
         return code;
     }
 
@@ -288,11 +294,24 @@ private:
         restart_idle();
     }
 
+    /// A process that takes its real-time signals slowly is waited for, as a slow reader is.
     void send_signal(std::uint64_t sequence) {
-        if (const auto sent = target_->send(); !sent.ok()) {
-            ++failures_;
+        constexpr timespec kPause{0, 10'000'000};
+        auto sent = target_->send();
+        while (!sent.ok() && sent.error().code == EAGAIN && stop_signal() == 0 &&
+               !deadline_.passed()) {
+            (void)::nanosleep(&kPause, nullptr);
+            sent = target_->send();
+        }
+        if (sent.ok()) {
+            return;
+        }
+        ++failures_;
+        ++unsent_;
+        if (next_unsent_report_.passed()) {
             report(kTool, "cannot send " + signal_name(options_.signal) + " for message " +
                               std::to_string(sequence) + ": " + sent.error().what);
+            next_unsent_report_ = sys::Deadline::after(kWarningEveryNs);
         }
     }
 
@@ -370,11 +389,14 @@ private:
     std::size_t batch_ = 16;  // messages to borrow at once, so that it is about kBatchBytes
     std::uint64_t received_ = 0;
     std::uint64_t failures_ = 0;  // of commands and signals
+    std::uint64_t unsent_ = 0;    // of these, signals
     std::uint64_t reconnects_ = 0;
     std::uint64_t lost_ = 0;
     std::uint64_t lost_reported_ = 0;
     sys::Deadline next_loss_report_;
     sys::Deadline next_warning_{0};
+    sys::Deadline next_unsent_report_{0};
+    sys::Deadline deadline_;
     sys::Deadline idle_;
 };
 

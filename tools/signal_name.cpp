@@ -51,7 +51,11 @@ Result<int> parse_signal(std::string_view text) {
     }
     if (const Result<std::uint64_t> number = parse_count(name, 1);
         number.ok() && number.value() <= static_cast<std::uint64_t>(SIGRTMAX)) {
-        return static_cast<int>(number.value());
+        // Some below SIGRTMIN have no name: they are the C library's own.
+        const int known = static_cast<int>(number.value());
+        if (known >= SIGRTMIN || ::sigabbrev_np(known) != nullptr) {
+            return known;
+        }
     }
     for (int number = 1; number < SIGRTMIN; number++) {
         const char* known = ::sigabbrev_np(number);

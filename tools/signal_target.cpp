@@ -85,9 +85,63 @@ Result<std::int64_t> started_ns(pid_t pid) {
     return ticks * (1'000'000'000 / ::sysconf(_SC_CLK_TCK)) + ns(real) - ns(boot);
 }
 
+/// Whether all of a process's user ids are `uid`. False, too, if that cannot be found out.
+bool runs_as(pid_t pid, uid_t uid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/status";
+    const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const Result<std::string> text = file ? read_start(file.get()) : fail_errno("open");
+    constexpr std::string_view kLine = "\nUid:";
+    const std::size_t place = text.ok() ? text.value().find(kLine) : std::string::npos;
+    if (place == std::string::npos) {
+        return false;
+    }
+    const char* next = text.value().data() + place + kLine.size();
+    const char* const end = text.value().data() + text.value().size();
+    for (int i = 0; i < 3; i++) {  // real, effective, saved
+        uid_t found = 0;
+        while (next != end && *next == '\t') {
+            next++;
+        }
+        const auto [behind, error] = std::from_chars(next, end, found);
+        if (error != std::errc() || found != uid) {
+            return false;
+        }
+        next = behind;
+    }
+    return true;
+}
+
+/// Empty: the file may say whom to signal.
+std::string why_not_trusted(const struct stat& file, pid_t pid) {
+    if ((file.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        return "others than its owner may write it (chmod go-w)";
+    }
+    if (file.st_uid != 0 && file.st_uid != ::geteuid() && !runs_as(pid, file.st_uid)) {
+        return "it belongs to user " + std::to_string(file.st_uid) + ", who is not that of process " +
+               std::to_string(pid) + ", nor ours, nor root";
+    }
+    return "";
+}
+
+/// Real-time signals are queued, each of them, or refused; sent as kill(2) does, they would be
+/// merged without a word once the queue is full.
+long send_to(int process, int number) {
+    siginfo_t info{};
+    info.si_signo = number;
+    info.si_code = SI_QUEUE;
+    info.si_pid = ::getpid();
+    info.si_uid = ::getuid();
+    return ::syscall(SYS_pidfd_send_signal, process, number,
+                     number >= SIGRTMIN ? &info : nullptr, 0);
+}
+
+bool same_time(const timespec& a, const timespec& b) {
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
 bool same(const struct stat& a, const struct stat& b) {
     return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
-           a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+           same_time(a.st_mtim, b.st_mtim) && same_time(a.st_ctim, b.st_ctim);
 }
 
 }  // namespace
@@ -99,12 +153,16 @@ Result<void> SignalTarget::send() {
     for (int tries = 0;; tries++) {
         struct stat now{};
         if (!process_ || ::stat(pidfile_.c_str(), &now) != 0 || !same(now, file_)) {
-            IPCBUS_TRY(find());
+            IPCBUS_TRY(find_again());
         }
-        if (::syscall(SYS_pidfd_send_signal, process_.get(), number_, nullptr, 0) == 0) {
+        if (send_to(process_.get(), number_) == 0) {
             return {};
         }
         const int error = errno;
+        if (error == EAGAIN) {
+            return fail(EAGAIN, "too many signals are pending with the process of " +
+                                    quoted(pidfile_));
+        }
         process_.reset();
         // It has ended: perhaps another one stands in the file by now.
         if (error != ESRCH || tries > 0) {
@@ -112,6 +170,17 @@ Result<void> SignalTarget::send() {
                                               : std::strerror(error));
         }
     }
+}
+
+/// Whoever writes the file where it is, leaves it empty for a moment.
+Result<void> SignalTarget::find_again() {
+    Result<void> found = find();
+    if (!found.ok() && found.error().code == EINVAL) {
+        constexpr timespec kMoment{0, 10'000'000};
+        (void)::nanosleep(&kMoment, nullptr);
+        found = find();
+    }
+    return found;
 }
 
 Result<void> SignalTarget::find() {
@@ -122,7 +191,8 @@ Result<void> SignalTarget::find() {
     if (!file || ::fstat(file.get(), &status) != 0) {
         return fail(errno, quoted(pidfile_) + ": " + std::strerror(errno));
     }
-    const Result<pid_t> pid = parse_pid(IPCBUS_TRY(read_start(file.get())));
+    const Result<std::string> text = read_start(file.get());
+    const Result<pid_t> pid = text.ok() ? parse_pid(text.value()) : Result<pid_t>(text.error());
     if (!pid.ok()) {
         return fail(pid.error().code, quoted(pidfile_) + ": " + pid.error().what);
     }
@@ -134,7 +204,8 @@ Result<void> SignalTarget::find() {
     const std::int64_t written_ns =
         std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
     const Result<std::int64_t> began_ns = started_ns(pid.value());
-    // Whether it still runs is asked after its start was read: else that may be another one's.
+    const std::string distrust = why_not_trusted(status, pid.value());
+    // Whether it still runs is asked after all that was read of it: else that may be another one's.
     if (::syscall(SYS_pidfd_send_signal, process.get(), 0, nullptr, 0) != 0 && errno == ESRCH) {
         return fail(ESRCH, who + " has ended");
     }
@@ -142,7 +213,11 @@ Result<void> SignalTarget::find() {
         return fail(began_ns.error().code, who + ": " + began_ns.error().what);
     }
     if (began_ns.value() > written_ns + kSlackNs) {
-        return fail(ESRCH, who + " was started after the file was written: it is another one");
+        return fail(ESRCH, who + " was started after the file was written: it is another one (or "
+                               "the clock was set since: then touch the file)");
+    }
+    if (!distrust.empty()) {
+        return fail(EPERM, quoted(pidfile_) + " is not trusted: " + distrust);
     }
     process_ = std::move(process);
     file_ = status;

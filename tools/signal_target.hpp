@@ -4,9 +4,13 @@
 //
 // A number in a file may have become another process's: its own has ended, without removing it, and
 // the number was given out again. So the process must be older than the file's last change: whoever
-// writes a pidfile has been started before. Of one that is held by its pidfd no number can be
-// reused: what is sent reaches it, or nobody. The file is looked at before each signal: a service
-// that was restarted has written another one.
+// writes a pidfile has been started before. (Both by the clock of the wall: set forward meanwhile,
+// it lets an honest process look too young, which is said; set back, the other way round.) Of one
+// that is held by its pidfd no number can be reused: what is sent reaches it, or nobody. The file
+// is looked at before each signal: a service that was restarted has written another one.
+//
+// Whoever can write the file chooses who is signalled. So it must belong to root, to us or to whom
+// it names, and nobody else may write it: else a service could aim root's signals.
 #pragma once
 
 #include "sys/result.hpp"
@@ -23,11 +27,13 @@ public:
     SignalTarget(std::string pidfile, int number);
 
     /// Sends the signal. An Error: the file cannot be read, names no process, or an old one's
-    /// number; or it may not be sent.
+    /// number, or is not to be trusted; or it may not be sent. EAGAIN: too many of these real-time
+    /// signals are pending with the process.
     [[nodiscard]] sys::Result<void> send();
 
 private:
     sys::Result<void> find();
+    sys::Result<void> find_again();
 
     const std::string pidfile_;
     const int number_;

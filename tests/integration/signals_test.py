@@ -6,20 +6,27 @@ no signal is lost. Against a private ipcbusd each test (tool_case.py).
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 sys.dont_write_bytecode = True
-from tool_case import PUB, Case, run_tests  # noqa: E402
+from tool_case import LONG, PUB, Case, run_tests  # noqa: E402
 
 
 class SignalsSent(Case):
     """--signal: a process that understands nothing but signals and writes a pidfile."""
 
-    TARGET = ("import os, signal, sys\n"
+    TARGET = ("import os, resource, signal, sys\n"
+              "pending_max, uid = int(sys.argv[2]), int(sys.argv[3])\n"
+              "if pending_max:\n"
+              "    resource.setrlimit(resource.RLIMIT_SIGPENDING, (pending_max, pending_max))\n"
+              "if uid:\n"
+              "    os.setresuid(uid, uid, uid)\n"
               "number = signal.SIGRTMIN + 1\n"
               "signal.pthread_sigmask(signal.SIG_BLOCK, [number])\n"
               "with open(sys.argv[1] + '.new', 'w') as file: file.write(str(os.getpid()) + '\\n')\n"
@@ -34,9 +41,13 @@ class SignalsSent(Case):
         self.start_daemon()
         self.pidfile = os.path.join(self.directory, "service.pid")
 
-    def target(self):
-        process = subprocess.Popen([sys.executable, "-c", self.TARGET, self.pidfile],
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    def target(self, pending_max=0, uid=0):
+        """`uid`: whose it becomes; 0: ours."""
+        if uid != 0:
+            os.chmod(self.directory, 0o777)
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.TARGET, self.pidfile, str(pending_max), str(uid)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -75,6 +86,58 @@ class SignalsSent(Case):
         self.assertFails(sender.finish(), 1, "it is another one")
         target.kill()
         self.assertEqual(target.stdout.read(), b"")
+
+    def test_a_file_that_others_may_write_is_not_trusted(self):
+        target = self.target()
+        cases = [("others than its owner", 0o664, None), ("others than its owner", 0o646, None)]
+        if os.geteuid() == 0:
+            # Whoever may write it must not aim root's signals at a process that is not its own.
+            cases.append(("it belongs to user 12345", 0o644, 12345))
+        for text, mode, owner in cases:
+            with self.subTest(text=text, mode=mode):
+                os.chmod(self.pidfile, mode)
+                if owner is not None:
+                    os.chown(self.pidfile, owner, owner)
+                sender = self.sender("-C", "1")
+                self.assertDone(self.pub("t", "-n"))
+                result = sender.finish()
+                self.assertFails(result, 1, "is not trusted: ")
+                self.assertIn(text, result.err)
+        target.kill()
+        self.assertEqual(target.stdout.read(), b"")
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    def test_a_service_that_owns_its_file(self):
+        target = self.target(uid=12345)
+        self.assertEqual(os.stat(self.pidfile).st_uid, 12345)
+        sender = self.sender("-C", "1")
+        self.assertDone(self.pub("t", "-n"))
+        self.assertDone(sender.finish(), b"")
+        self.assertEqual(target.stdout.readline(), b"signalled\n")
+
+    def test_each_real_time_signal_arrives_however_slowly_they_are_taken(self):
+        limit = 16
+        # What is pending is counted by user: one of its own, if that can be had.
+        target = self.target(limit, 23456 if os.geteuid() == 0 else 0)
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, target.pid, os.WSTOPPED)
+        sender = self.sender("-C", "100")
+        self.assertDone(self.pub("t", stdin=b"x\n" * 100))
+        deadline = time.monotonic() + LONG
+        while self.pending(target.pid) < limit:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        os.kill(target.pid, signal.SIGCONT)
+        for _ in range(100):
+            self.assertTrue(select.select([target.stdout], [], [], LONG)[0], "one is missing")
+            self.assertEqual(target.stdout.readline(), b"signalled\n")
+        self.assertDone(sender.finish(), b"")
+
+    @staticmethod
+    def pending(pid):
+        """Signals that are queued with its user's processes."""
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            return int(file.read().split("SigQ:")[1].split("/")[0])
 
     def test_a_process_that_is_not_there_is_reported_and_the_rest_goes_on(self):
         ended = subprocess.Popen(["true"])
