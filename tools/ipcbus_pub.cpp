@@ -237,7 +237,7 @@ private:
     }
 
     /// What follows from there being no next message.
-    int after(MessageSource::Step step, const MessageSource& source) {
+    int after(MessageSource::Step step, MessageSource& source) {
         using Step = MessageSource::Step;
         const std::string input = !options_.fifo.empty() ? quoted(options_.fifo)
                                   : options_.payload == PubOptions::Payload::file
@@ -248,9 +248,15 @@ private:
             case Step::interrupted: return kGoOn;
             case Step::end: return kExitDone;
             case Step::timed_out: return timed_out(-ETIMEDOUT);
-            case Step::too_long:
-                return too_long("message " + std::to_string(source.count() + 1),
-                                source.long_bytes());
+            case Step::too_long: {
+                const int code = too_long("message " + std::to_string(source.count() + 1),
+                                          source.long_bytes());
+                if (options_.fifo.empty()) {
+                    return code;
+                }
+                source.drop_long();  // those of other writers go on
+                return kGoOn;
+            }
             case Step::cut_short:
                 if (!options_.fifo.empty()) {
                     if (!options_.common.quiet) {
@@ -259,6 +265,9 @@ private:
                     return kGoOn;  // its next one begins anew
                 }
                 report(kTool, "cannot read " + input + ": it ends inside a message");
+                return kExitFailed;
+            case Step::no_fifo:
+                report(kTool, "cannot follow " + input + " any more: it is no FIFO");
                 return kExitFailed;
             case Step::failed:
                 report(kTool, "cannot read " + input + ": " + std::strerror(errno));

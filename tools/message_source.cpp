@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <limits>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
@@ -74,6 +75,9 @@ MessageSource::Step MessageSource::next(std::vector<ipcbus_buffer>& messages,
 }
 
 bool MessageSource::take(ipcbus_buffer& ret_message) {
+    if (dropping_ && !drop()) {
+        return false;
+    }
     switch (framing_) {
         case Framing::lines: return take_terminated('\n', ret_message);
         case Framing::nul: return take_terminated('\0', ret_message);
@@ -87,13 +91,34 @@ bool MessageSource::take(ipcbus_buffer& ret_message) {
     return false;
 }
 
+void MessageSource::drop_long() {
+    IPCBUS_ASSERT(!fifo_.empty());
+    long_bytes_ = 0;
+    dropping_ = true;
+}
+
+/// True: what is pending now is the next message, or the beginning of it.
+bool MessageSource::drop() {
+    const bool terminated = framing_ == Framing::lines || framing_ == Framing::nul;
+    scanned_ = begin_;
+    const char* found = terminated ? find(framing_ == Framing::lines ? '\n' : '\0') : nullptr;
+    dropping_ = found == nullptr;
+    begin_ = dropping_ ? end_ : static_cast<std::size_t>(found - buffer_.get()) + 1;
+    scanned_ = begin_;
+    return !dropping_;
+}
+
+/// The next one that has not been looked at, or nullptr.
+const char* MessageSource::find(char terminator) const {
+    return scanned_ < end_ ? static_cast<const char*>(std::memchr(buffer_.get() + scanned_,
+                                                                  terminator, end_ - scanned_))
+                           : nullptr;
+}
+
 bool MessageSource::take_terminated(char terminator, ipcbus_buffer& ret_message) {
-    const void* found = scanned_ < end_
-                            ? std::memchr(buffer_.get() + scanned_, terminator, end_ - scanned_)
-                            : nullptr;
+    const char* found = find(terminator);
     const std::size_t stop =
-        found != nullptr ? static_cast<std::size_t>(static_cast<const char*>(found) - buffer_.get())
-                         : end_;
+        found != nullptr ? static_cast<std::size_t>(found - buffer_.get()) : end_;
     scanned_ = stop;
     if (stop - begin_ > message_bytes_max_) {
         long_bytes_ = stop - begin_;
@@ -160,6 +185,12 @@ MessageSource::Step MessageSource::go_on(std::vector<ipcbus_buffer>& messages) {
     if (!next) {
         return errno == EINTR ? Step::interrupted : Step::failed;
     }
+    // A shell makes a file of a path whose FIFO was removed: it would be published for ever.
+    struct stat status{};
+    if (::fstat(next.get(), &status) != 0 || !S_ISFIFO(status.st_mode)) {
+        return Step::no_fifo;
+    }
+    dropping_ = false;
     reopened_ = std::move(next);
     fd_ = reopened_.get();
     ended_ = false;
@@ -194,7 +225,7 @@ MessageSource::Step MessageSource::read_once(const sys::Deadline& deadline) {
     // A FIFO without a writer is at its end when it is read, so poll() is asked first. But of a
     // writer that had gone before the FIFO was opened anew it does not say so: when what it left is
     // unfinished, a read tells (it does not block).
-    bool must_wait = fifo_.empty() ? !deadline.never() : pending() == 0;
+    bool must_wait = fifo_.empty() ? !deadline.never() : pending() == 0 && !dropping_;
     for (;;) {
         if (must_wait && !wait_readable(fd_, deadline)) {
             return errno == EINTR ? Step::interrupted

@@ -33,6 +33,7 @@ public:
         too_long,     // the next message is larger than a message may be
         cut_short,    // the input, or a writer that was followed, ended inside a message with a
                       // length before it; what there is of it is dropped
+        no_fifo,      // what was followed is gone, and something else stands at its path
         failed,       // read failed: errno
     };
 
@@ -46,6 +47,10 @@ public:
     [[nodiscard]] Step next(std::vector<ipcbus_buffer>& messages, std::size_t count_max,
                             const sys::Deadline& deadline);
 
+    /// After too_long, of a FIFO that is followed: goes on behind that message. Lines and the like
+    /// end with their terminator, everything else with its writer.
+    void drop_long();
+
     /// Messages handed out so far.
     [[nodiscard]] std::uint64_t count() const { return count_; }
     /// After too_long: its size as far as it is known.
@@ -55,6 +60,8 @@ private:
     [[nodiscard]] bool take_terminated(char terminator, ipcbus_buffer& ret_message);
     [[nodiscard]] bool take_length_prefixed(ipcbus_buffer& ret_message);
     [[nodiscard]] bool take(ipcbus_buffer& ret_message);
+    [[nodiscard]] bool drop();
+    [[nodiscard]] const char* find(char terminator) const;
     /// What is left when the input has ended.
     [[nodiscard]] Step take_last(std::vector<ipcbus_buffer>& messages);
     [[nodiscard]] Step go_on(std::vector<ipcbus_buffer>& messages);
@@ -74,6 +81,7 @@ private:
     std::size_t scanned_ = 0;
     std::size_t end_ = 0;
     bool ended_ = false;  ///< of a followed one: a writer has gone
+    bool dropping_ = false;  ///< what comes is the rest of a message that was too long
     bool whole_taken_ = false;
     std::uint64_t count_ = 0;
     std::uint64_t long_bytes_ = 0;

@@ -278,4 +278,65 @@ TEST_CASE("what a writer of a FIFO leaves: one message, or the rest of one that 
         REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::failed);
         CHECK(errno == ENOENT);
     }
+    SUBCASE("something else at its path") {
+        MessageSource source(first.get(), Framing::lines, kMax, fifo.path);
+        put(fifo.writer(), "last");
+        REQUIRE(::unlink(fifo.path.c_str()) == 0);
+        const UniqueFd file(::open(fifo.path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+        put(file, "not through the FIFO\n");
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{"last"});
+        CHECK(source.next(messages, kBatch, Deadline::after(kLong)) == Step::no_fifo);
+    }
+}
+
+TEST_CASE("a message of a FIFO that is too long is dropped, and nothing else") {
+    const Fifo fifo;
+    const UniqueFd first = fifo.reader();
+    std::vector<ipcbus_buffer> messages;
+    constexpr std::int64_t kLong = 20'000'000'000;
+    constexpr std::size_t kFew = 1000;
+    const std::string large(kFew + 1, 'x');
+    const auto expect_dropped = [&](MessageSource& source) {
+        Step step = source.next(messages, kBatch, Deadline::after(kLong));
+        while (step == Step::messages && messages.empty()) {
+            step = source.next(messages, kBatch, Deadline::after(kLong));
+        }
+        REQUIRE(step == Step::too_long);
+        source.drop_long();
+    };
+    const auto expect = [&](MessageSource& source, const std::string& text) {
+        REQUIRE(source.next(messages, kBatch, Deadline::after(kLong)) == Step::messages);
+        CHECK(copies(messages) == std::vector<std::string>{text});
+    };
+    SUBCASE("lines") {
+        MessageSource source(first.get(), Framing::lines, kFew, fifo.path);
+        for (int i = 0; i < 3; i++) {
+            UniqueFd writer = fifo.writer();
+            put(writer, large + "\nbehind it\n");
+            expect_dropped(source);
+            expect(source, "behind it");
+            put(writer, large);
+            expect_dropped(source);
+            put(writer, "still it");
+            writer.reset();
+            // One that comes before its end was seen is taken for the same; what is left of a long
+            // message goes with its writer, also with one that has gone unseen.
+            put(fifo.writer(), ", the last of it\n" + large);
+            expect_dropped(source);
+            CHECK(source.next(messages, kBatch, Deadline::after(20'000'000)) == Step::timed_out);
+            put(fifo.writer(), "another\n");
+            expect(source, "another");
+        }
+    }
+    SUBCASE("framed and whole") {
+        for (const Framing framing : {Framing::length_prefixed, Framing::whole}) {
+            MessageSource source(first.get(), framing, kFew, fifo.path);
+            put(fifo.writer(), framing == Framing::whole ? large : "\xff\xff\xff\xffrest");
+            expect_dropped(source);
+            CHECK(source.next(messages, kBatch, Deadline::after(20'000'000)) == Step::timed_out);
+            put(fifo.writer(), framing == Framing::whole ? "abc"sv : "\3\0\0\0abc"sv);
+            expect(source, "abc");
+        }
+    }
 }
