@@ -46,7 +46,8 @@ struct Attachment {
     std::uint8_t end_reason : 2 = 0;  ///< protocol::EndReason once the reader is to be told, else 0
     std::uint8_t chain : 3 = 0;       ///< which of Membership's, 0: none
     bool end_told : 1 = false;
-    bool shown : 1 = false;  ///< ATTACHED was sent, if perhaps on a connection before this one
+    bool awaited : 1 = false;  ///< by CAUGHT_UP
+    bool shown : 1 = false;    ///< ATTACHED was sent, if perhaps on a connection before this one
     Attachment* previous = nullptr;  ///< in that chain
     Attachment* next = nullptr;
 

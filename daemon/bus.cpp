@@ -284,6 +284,9 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
             if (attachment != nullptr && attachment->reader_end == Attachment::Reader::told &&
                 attachment->publication->readable()) {
                 set_reader_end(*attachment, Attachment::Reader::ready);
+                if (attachment->subscription->history != 0) {
+                    await(*attachment);
+                }
                 tell_reader(*attachment);
             }
         }
@@ -295,6 +298,7 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
                 tell_reader(*attachment);
             }
         }
+        tell_caught_up(subscription);
     }
     for (const auto& [id, publication] : client.publications) {
         publication->membership.tell_again();

@@ -60,9 +60,8 @@ public:
     void mapped(Client& client, Id publication);
     void advertise(Client& client, std::uint64_t request, const protocol::Advertise& frame);
     void unadvertise(Client& client, std::uint64_t request, Id publication);
-    /// `ready_only`: the answer counts those that can be told at once.
-    void subscribe(Client& client, std::uint64_t request, const protocol::SubscribeFrom& frame,
-                   bool ready_only);
+    /// SUBSCRIBE is one without history.
+    void subscribe(Client& client, std::uint64_t request, const protocol::SubscribeFrom& frame);
     /// A piece of the client's jobs. Not to be called without one.
     void go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
@@ -153,6 +152,8 @@ private:
     enum class Attach { done, no_room, bad_ring };
     Attach attach(Publication& publication, Subscription& subscription);
     void set_reader_end(Attachment& attachment, Attachment::Reader reader_end);
+    void await(Attachment& attachment);
+    void tell_caught_up(Subscription& subscription);
     void end_subscription(Client& client, Subscription& subscription);
     void detach_at_writer(Attachment& attachment);
     void writer_gone(Attachment& attachment);

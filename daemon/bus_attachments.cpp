@@ -28,8 +28,7 @@ constexpr std::size_t kAttachmentBytes = 384;
 
 // ------------------------------------------------------------------------------------- SUBSCRIBE
 
-void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& frame,
-                    bool ready_only) {
+void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& frame) {
     if (stopping_) {
         client.session->refuse(request, stopping_error());
         return;
@@ -62,12 +61,12 @@ void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& 
     subscription.filter = frame.filter;
     subscription.mode = static_cast<ReaderMode>(frame.mode);
     subscription.history = frame.history;
+    subscription.beginning = frame.history != 0;
     subscription.charge = std::move(charge).value();
     subscriptions_.emplace(id, &client);
     registry_.add_subscription(frame.filter, id);
     client.attaching =
         Attaching{.subscription = id, .request = request, .publications = std::move(matches)};
-    client.attaching->ready_only = ready_only;
     attach_some(client);
 }
 
@@ -90,6 +89,7 @@ void Bus::end_subscription(Client& client, Subscription& subscription) {
     const Id id = subscription.id;
     subscriptions_.erase(id);
     client.incomplete.erase(id);
+    client.caught_up.erase(id);
     client.subscriptions.erase(id);
 }
 
@@ -240,7 +240,11 @@ Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     writer.use_peer(reader.memory.pages());
     reader.use_peer(publication.publisher_pages());
     changed(publication);
-    if (publication.state() == Publication::State::open) {
+    const bool open = publication.state() == Publication::State::open;
+    if (subscription.beginning && (open || publication.state() == Publication::State::sealing)) {
+        await(attachment);  // nothing but us and the kernel is waited for
+    }
+    if (open) {
         set_reader_end(attachment, Attachment::Reader::ready);
         tell_reader(attachment);
     }
@@ -252,6 +256,29 @@ void Bus::set_reader_end(Attachment& attachment, Attachment::Reader reader_end) 
     publication.ready -= attachment.reader_end == Attachment::Reader::ready ? 1 : 0;
     publication.ready += reader_end == Attachment::Reader::ready ? 1 : 0;
     attachment.reader_end = reader_end;
+    const bool settled =
+        reader_end == Attachment::Reader::told || reader_end == Attachment::Reader::gone;
+    if (attachment.awaited && settled) {
+        attachment.awaited = false;
+        Subscription& subscription = *attachment.subscription;
+        subscription.awaited--;
+        tell_caught_up(subscription);
+    }
+}
+
+/// CAUGHT_UP waits for its ATTACHED.
+void Bus::await(Attachment& attachment) {
+    attachment.awaited = true;
+    attachment.subscription->awaited++;
+}
+
+/// If it has.
+void Bus::tell_caught_up(Subscription& subscription) {
+    if (subscription.history != 0 && !subscription.beginning && subscription.awaited == 0) {
+        Client& reader = *find_client(subscription.client);
+        reader.caught_up.insert(subscription.id);
+        reader.session->touch();
+    }
 }
 
 /// The writer shall count it no more.

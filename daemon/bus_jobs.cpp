@@ -96,8 +96,7 @@ void Bus::attach_some(Client& client) {
             attached_all(client);
             return;
         }
-        const bool open = found->second->state() == Publication::State::open;
-        work.attached += result == Attach::done && (open || !work.ready_only) ? 1 : 0;
+        work.attached += result == Attach::done ? 1 : 0;
         work.from = std::max(work.from, found->second->arrival + 1);
         work.next++;
     }
@@ -120,6 +119,10 @@ void Bus::attached_all(Client& client) {
     client.session->touch();  // its ATTACHED were held back
     if (done.request != 0) {
         client.session->reply(protocol::Subscribed{done.subscription, done.attached}, done.request);
+    }
+    Subscription& subscription = client.subscriptions.at(done.subscription);
+    if (std::exchange(subscription.beginning, false)) {
+        tell_caught_up(subscription);
     }
 }
 

@@ -56,7 +56,9 @@ struct Subscription {
     Id client = 0;
     std::string filter;
     protocol::ReaderMode mode = protocol::ReaderMode::reliable;
-    protocol::u64 history = 0;  ///< as in SUBSCRIBE_FROM
+    protocol::u64 history = 0;  ///< as in SUBSCRIBE_FROM; 0: that was SUBSCRIBE
+    bool beginning = false;     ///< with history, and SUBSCRIBED is due
+    std::uint32_t awaited = 0;  ///< attachments that CAUGHT_UP waits for
     AttachmentList<&Attachment::place_in_subscription> attachments;
     Charge charge;
 };
@@ -84,7 +86,6 @@ struct Attaching {
     std::uint64_t from = 0;  ///< none that arrived as that number or later has had its turn
     std::size_t next = 0;
     std::uint32_t attached = 0;  ///< as SUBSCRIBED is to say
-    bool ready_only = false;     ///< counted there: those whose reader can be told at once
 };
 
 class Client {
@@ -108,9 +109,10 @@ public:
     // What it is to be told, as soon as descriptors may be sent and the last send is done.
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
-    std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
+    std::set<Id> caught_up;      ///< subscriptions that CAUGHT_UP is due to
+    std::set<Id> peers_to_drop;  ///< PEER_GONE is due
     [[nodiscard]] bool something_to_tell() const {
-        return !publications_to_tell.empty() || !attachments_to_tell.empty();
+        return !publications_to_tell.empty() || !attachments_to_tell.empty() || !caught_up.empty();
     }
 
     // Jobs: work that is done piece by piece (Bus::go_on), in turn with what others want. As long

@@ -233,12 +233,12 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
         return;
     case FrameType::subscribe:
         hand_over(protocol::Subscribe{}, true, [&](const auto& frame) {
-            bus_.subscribe(client, request, {frame.filter, frame.mode, 0}, false);
+            bus_.subscribe(client, request, {frame.filter, frame.mode, 0});
         });
         return;
     case FrameType::subscribe_from:
         hand_over(protocol::SubscribeFrom{}, true,
-                  [&](const auto& frame) { bus_.subscribe(client, request, frame, true); });
+                  [&](const auto& frame) { bus_.subscribe(client, request, frame); });
         return;
     case FrameType::unsubscribe:
         hand_over(protocol::Unsubscribe{}, true, [&](const auto& frame) {

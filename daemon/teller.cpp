@@ -78,6 +78,11 @@ void Bus::tell(Client& client, Outbox& outbox) {
         }
         client.attachments_to_tell.erase(first);
     }
+    // Behind the last ATTACHED that it waited for.
+    while (!client.caught_up.empty() && outbox.bytes() < room) {
+        outbox.add(protocol::CaughtUp{*client.caught_up.begin()}, 0);
+        client.caught_up.erase(client.caught_up.begin());
+    }
 }
 
 /// True: nothing is left to tell for now.

@@ -30,6 +30,7 @@ Attached::Attached(const protocol::Attached& told, CountedRing&& of_ring, Feed& 
       ended(false),
       orphaned(false),
       has_aside(false),
+      behind(false),
       id(told.attachment) {
     (void)of_ring.release();  // the count is this attachment's from here on
 }
@@ -90,7 +91,7 @@ void Subscriber::admit(std::unique_ptr<Attached>& attached) {
     const u64* const expected = expected_.find(lineage);
     const i64 missing =
         expected == nullptr ? 0 : protocol::distance(attached->reader().expected(), *expected);
-    if (missing > 0 || options_.history != 0) {
+    if (missing > 0) {
         sys::make_room(asides_);
     }
     if (attached->ended || &attached->ring().link() != &slept_on()) {
@@ -99,31 +100,11 @@ void Subscriber::admit(std::unique_ptr<Attached>& attached) {
     }
     waiter().attach(source_, *attached);
     Attached& admitted = *attached.release();
+    admitted.behind = options_.history != 0;
     if (missing > 0) {
         aside(admitted).lost_before_start = static_cast<u64>(missing);
     }
-    if (options_.history != 0) {
-        begin_with_history(admitted);
-    }
     expected_.forget(lineage);
-}
-
-/// Passes over what is older than was asked for. There is room in asides_.
-void Subscriber::begin_with_history(Attached& attached) {
-    constexpr int kTries = 100;
-    for (int tries = 0; tries < kTries; tries++) {
-        u64 lost = 0;
-        switch (attached.reader().pass_to_expected(lost)) {
-            case protocol::RingReader::Resync::done:
-                attached.moved();
-                if (lost != 0) {
-                    aside(attached).lost_before_start += lost;
-                }
-                return;
-            case protocol::RingReader::Resync::again: break;
-            case protocol::RingReader::Resync::corrupt: return;  // the next look says so, too
-        }
-    }
 }
 
 /// Ends an attachment: its ring is drained, or no more to be read. Its successor takes its place.

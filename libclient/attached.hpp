@@ -34,6 +34,7 @@ struct Attached : protocol::Attachment {
     bool ended : 1;     ///< the publisher is gone: what is there is all there will be
     bool orphaned : 1;  ///< from a daemon that is no more
     bool has_aside : 1;
+    bool behind : 1;  ///< begins with history, and is not yet where it begins: pass_to_expected()
     u8 resyncs_in_vain = 0;
     u64 id;
 };

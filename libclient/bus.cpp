@@ -23,8 +23,6 @@ namespace {
 
 /// A daemon that has not answered by then is treated as one that is gone. Making a ring of 1 GiB
 /// takes it a quarter of a second.
-constexpr i64 kAnswerTimeoutNs = 10'000'000'000;
-constexpr i64 kAnswerSliceNs = 100'000'000;
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
 constexpr i64 kDefaultTryNs = 50'000'000;
@@ -187,6 +185,7 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
             return;
         }
         case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;
+        case FrameType::caught_up: hand_over(subscriptions_, first_id(), header, fields); return;
         case FrameType::ended:
             if (FrameSink* sink = reader_of(*link_, first_id(), guard); sink != nullptr) {
                 sink->frame(*link_, header, fields);

@@ -74,6 +74,10 @@ class Bus {
     };
 
 public:
+    /// How long a daemon may take to answer, and how often whoever waits for it looks around.
+    static constexpr i64 kAnswerTimeoutNs = 10'000'000'000;
+    static constexpr i64 kAnswerSliceNs = 100'000'000;
+
     using Lock = std::unique_lock<std::mutex>;
     enum class State { connected, orphaned, closed };
 

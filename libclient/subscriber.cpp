@@ -16,13 +16,22 @@ using protocol::RingReader;
 namespace {
 
 /// Records of other topics that one look skips in a filter publication before others get a turn.
-constexpr int kSkipsMax = 64;
+constexpr u32 kSkipsMax = 64;
+/// The same for records before those that were asked for: all that is looked at is their headers.
+constexpr u32 kPassesMax = 1024;
+/// What look_at answers when there is more in a ring than it has skipped.
+constexpr int kSkipped = 1;
 /// Messages in a row that may be taken without looking at anything but the ring they stand in.
 constexpr u32 kPlainMax = 63;
 /// The same for one that finds nothing, awake.
 constexpr u32 kEmptyLooksPerGlance = 16;
 /// An honest writer overwrites the mark between two loads now and then, not so often in a row.
 constexpr u32 kResyncsInVainMax = 100;
+
+/// Looks, each of which skips kSkipsMax records, after which all that stood in the ring is skipped.
+u64 rounds_through(const RingReader& reader) {
+    return reader.ring().capacity / protocol::kRecordHeaderBytes / kSkipsMax + 1;
+}
 
 /// Never given to another thread, as gettid() and addresses are. initial-exec: no call gets it.
 [[gnu::tls_model("initial-exec")]] thread_local u64 thread_number = 0;
@@ -87,7 +96,9 @@ int Subscriber::nothing() const {
 // ---------------------------------------------------------------------------------- looking
 
 /// One look over what is active, in turn. 0: *ret_found is a record that is whole, as far as it was
-/// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells.
+/// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells. What is not wanted
+/// is skipped, a few records of each ring a round, as far as it was there when the look began, and
+/// not much further.
 int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
     plain_left_ = 0;
     attend();
@@ -95,17 +106,25 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
         return tell_untold(ret_message);
     }
     waiter().take_activity();
+    u64 rounds = 0;
+    u64 rounds_max = 0;
+    bool skipped = false;  // in this round
     for (std::size_t left = source_.active_count(); left != 0; left--) {
         auto* attached = static_cast<Attached*>(source_.turn());
         if (attached == nullptr) {
             break;
         }
         const int result = look_at(*attached, ret_found, ret_message);
-        if (result != -EAGAIN) {
+        if (result == kSkipped) {
+            skipped = true;
+            rounds_max = std::max(rounds_max, rounds_through(attached->reader()));
+        } else if (result != -EAGAIN) {
             return result;
         }
         if (std::exchange(admitted_, false)) {
             left = source_.active_count() + 1;  // before a sleep all have been looked at
+        } else if (left == 1 && std::exchange(skipped, false) && ++rounds < rounds_max) {
+            left = source_.active_count() + 1;
         }
     }
     if (++empty_looks_ % kEmptyLooksPerGlance == 0) {
@@ -119,6 +138,11 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
     if (attached.has_aside && lost_before_start(attached) != 0) {
         return report_loss_before_start(attached, ret_message);
     }
+    if (attached.behind) {
+        if (const int result = begin(attached, ret_message); result != 0) {
+            return result;
+        }
+    }
     RingReader& reader = attached.reader();
     if (attached.latest) {
         u64 passed = 0;
@@ -129,7 +153,7 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
             aside(attached).passed_over += passed;
         }
     }
-    for (int skips = 0; skips < kSkipsMax; skips++) {
+    for (u32 skips = 0; skips < kSkipsMax; skips++) {
         switch (reader.look(ret_found.record)) {
             case RingReader::Look::record:
                 if (attached.filter && !accepts(attached, ret_found.record)) {
@@ -156,13 +180,34 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
             case RingReader::Look::corrupt: return corrupt(attached);
         }
     }
-    source_.fruitful(attached);
-    return -EAGAIN;
+    source_.skipped(attached);
+    return kSkipped;
+}
+
+/// [R9] of protocol/ring_reader.hpp: passes over what is older than was asked for. 0: done.
+int Subscriber::begin(Attached& attached, ipcbus_message* ret_message) {
+    u64 lost = 0;
+    const RingReader::Resync how = attached.reader().pass_to_expected(kPassesMax, lost);
+    if (how == RingReader::Resync::on_the_way) {
+        attached.moved();
+        source_.skipped(attached);
+        return kSkipped;
+    }
+    attached.behind = how == RingReader::Resync::again;
+    const int result = moved(attached, how, lost, ret_message);
+    return how == RingReader::Resync::done && lost == 0 ? 0 : result;
 }
 
 int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
     u64 lost = 0;
-    switch (attached.reader().resync(lost)) {
+    const RingReader::Resync how = attached.reader().resync(lost);
+    return moved(attached, how, lost, ret_message);
+}
+
+/// What becomes of one whose reader has gone, or was to go, to another record.
+int Subscriber::moved(Attached& attached, RingReader::Resync how, u64 lost,
+                      ipcbus_message* ret_message) {
+    switch (how) {
         case RingReader::Resync::done:
             attached.moved();
             attached.resyncs_in_vain = 0;
@@ -177,6 +222,7 @@ int Subscriber::lapped(Attached& attached, ipcbus_message* ret_message) {
             }
             source_.fruitless(attached);
             return -EAGAIN;
+        case RingReader::Resync::on_the_way:
         case RingReader::Resync::corrupt: break;
     }
     return corrupt(attached);
@@ -334,7 +380,7 @@ bool Subscriber::only_plain() {
 
 /// The next messages may be taken the short way, if they are there.
 void Subscriber::note_plain(Attached& attached) {
-    if (!attached.filter && !attached.latest && !attached.has_aside) {
+    if (!attached.filter && !attached.latest && !attached.has_aside && !attached.behind) {
         plain_ = &attached;
         plain_left_ = kPlainMax;
     }

@@ -78,7 +78,10 @@ private:
     };
     int find(Found& ret_found, ipcbus_message* ret_message);
     int look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message);
+    int begin(Attached& attached, ipcbus_message* ret_message);
     int lapped(Attached& attached, ipcbus_message* ret_message);
+    int moved(Attached& attached, protocol::RingReader::Resync how, u64 lost,
+              ipcbus_message* ret_message);
     int report_loss(Attached& attached, u64 lost, const char* why, ipcbus_message* ret_message);
     int report_loss_before_start(Attached& attached, ipcbus_message* ret_message);
     void keep(int result, const ipcbus_message& message);
@@ -163,8 +166,7 @@ private:
     sys::Result<void> move_to(const std::shared_ptr<Link>& link);
     sys::Result<void> subscribe(u64 history);
     sys::Result<Answer> ask_for(u64 history);
-    void await_history(u32 attachments);
-    void begin_with_history(Attached& attached);
+    sys::Result<void> await_history();
     void resubscribe();
     int begin_use();
     void note_thread();
@@ -183,7 +185,6 @@ private:
     std::unique_ptr<protocol::Waiter> waiter_;
     Feed source_{*this};  ///< owns the attachments that are read
     Set* set_ = nullptr;
-    std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
     std::atomic<u32>* bell_ = nullptr;
     const std::atomic<u32>* asleep_ = nullptr;
 
@@ -196,7 +197,6 @@ private:
     std::vector<std::pair<const Link*, i64>> orphaned_links_;
     std::size_t orphans_ = 0;  ///< attachments that are from them
 
-    u32 attached_heard_ = 0;  ///< ATTACHED frames; under the control lock
     std::vector<Delivery> inbox_;
     std::vector<Delivery> taken_;  ///< from the inbox; those before applied_ have been applied
     std::size_t applied_ = 0;
@@ -221,12 +221,16 @@ private:
     };
     std::vector<Untold> untold_;  ///< the oldest first
     Attached* loan_ = nullptr;
-    bool rests_ = false;     ///< the descriptor does, until the loan is released
     u64 loan_position_ = 0;  ///< of its first record
     u64 loan_next_ = 0;      ///< position behind its last
     u64 loan_count_ = 0;
     i64 last_look_ns_ = 0;
     char topic_[protocol::kTopicBytesMax + 1] = {};
+
+    // What the short way does not look at.
+    std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
+    bool rests_ = false;      ///< it does, until the loan is released
+    bool caught_up_ = false;  ///< with history, all of it is attached; under the control lock
 };
 
 }  // namespace ipcbus::client

@@ -7,7 +7,9 @@
 #include "set.hpp"
 #include "sys/room.hpp"
 
+#include <algorithm>
 #include <csignal>
+#include <cstring>
 
 namespace ipcbus::client {
 
@@ -19,12 +21,16 @@ using sys::Result;
 namespace {
 
 constexpr i64 kLookNs = 100'000'000;
-constexpr i64 kHistoryNs = 1'000'000'000;
 
 }  // namespace
 
 Subscriber::Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options)
-    : bus_(bus), filter_(std::move(filter)), options_(options), patience_(options.spin_ns) {}
+    : bus_(bus), filter_(std::move(filter)), options_(options), patience_(options.spin_ns) {
+    if (options.mode == protocol::ReaderMode::latest) {
+        // What is older would be passed over at once, and counted as lost.
+        options_.history = std::min<u64>(options.history, 1);
+    }
+}
 
 Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::string& filter,
                                                        const SubscriberOptions& options) {
@@ -34,7 +40,7 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
     std::unique_ptr<Subscriber> subscriber(new Subscriber(bus, filter, options));
     subscriber->note_thread();
     IPCBUS_TRY(bus.require_connection());
-    IPCBUS_TRY(subscriber->subscribe(options.history));
+    IPCBUS_TRY(subscriber->subscribe(subscriber->options_.history));
     return subscriber;
 }
 
@@ -89,7 +95,7 @@ Result<void> Subscriber::subscribe(u64 history) {
             IPCBUS_TRY(move_to(link));
         }
         subscription_ = 0;
-        attached_heard_ = 0;
+        caught_up_ = history == 0;
         // acquire: pairs with the daemon's count after each send; later frames are heard later.
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
     }
@@ -101,21 +107,27 @@ Result<void> Subscriber::subscribe(u64 history) {
     }
     subscription_ = subscribed.subscription;
     generation_ = generation;
-    if (history != 0) {
-        await_history(subscribed.attachments);
-    }
+    IPCBUS_TRY(await_history());
     take_inbox();  // the attachments that came with the answer
     return {};
 }
 
 /// Whoever asks for what was published before expects it to be there when it has subscribed. Only
-/// the daemon is waited for, and not for long: what comes later is read all the same.
-void Subscriber::await_history(u32 attachments) {
+/// the daemon is waited for.
+Result<void> Subscriber::await_history() {
     Bus::Lock guard = bus_.lock();
-    const sys::Deadline deadline = sys::Deadline::after(kHistoryNs);
-    while (attached_heard_ < attachments && !deadline.passed() &&
-           bus_.wait_for_frames(guard, link_, deadline.remaining_ns())) {
+    const sys::Deadline deadline = sys::Deadline::after(Bus::kAnswerTimeoutNs);
+    bool connected = true;
+    while (!caught_up_) {
+        if (!connected) {
+            return fail(ESHUTDOWN, bus_.why_lost(guard));
+        }
+        if (deadline.passed()) {
+            return fail(ETIMEDOUT, "the daemon has not told in time of all there is to read");
+        }
+        connected = bus_.wait_for_frames(guard, link_, Bus::kAnswerSliceNs);
     }
+    return {};
 }
 
 void Subscriber::resubscribe() {
@@ -195,7 +207,9 @@ int Subscriber::fd() {
 }
 
 int Subscriber::notify(int signal, void* value) {
-    if (signal < 0 || signal > SIGRTMAX || signal == SIGKILL || signal == SIGSTOP) {
+    // Some below SIGRTMIN are the C library's own.
+    const bool known = signal == 0 || ::sigabbrev_np(signal) != nullptr || signal >= SIGRTMIN;
+    if (!known || signal < 0 || signal > SIGRTMAX || signal == SIGKILL || signal == SIGSTOP) {
         return failed(EINVAL, "there is no such signal, or none that a program can wait for");
     }
     if (const int descriptor = fd(); descriptor < 0) {
@@ -226,10 +240,13 @@ void Subscriber::disarm() {
 // ------------------------------------------------------------------------------ frames, stored
 
 void Subscriber::frame(Link& link, const FrameHeader& header, std::span<const std::byte> fields) {
+    if (header.type == FrameType::caught_up) {
+        caught_up_ = true;
+        return;
+    }
     sys::make_room(inbox_);
     Delivery delivery;
     if (header.type == FrameType::attached) {
-        attached_heard_++;
         if (!receive_attached(link, fields, delivery)) {
             return;
         }

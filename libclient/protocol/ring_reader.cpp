@@ -38,36 +38,38 @@ RingReader::Resync RingReader::resync(u64& ret_lost) {
     return oldest == 0 ? Resync::again : go_to(oldest, ret_lost);
 }
 
-RingReader::Resync RingReader::pass_to_expected(u64& ret_lost) {
-    const u64 records_max = capacity_ / kRecordHeaderBytes;
-    u64 position = position_;
+RingReader::Resync RingReader::pass_to_expected(u64 records_max, u64& ret_lost) {
+    const u64 begin = position_;
+    if (!intact(begin)) {
+        return resync(ret_lost);
+    }
     // [R9] acquire: what stands there was there before the mark.
-    u64 sequence = header_at(position).sequence.load(std::memory_order_acquire);
-    if (!intact(position_)) {
-        const u64 oldest = oldest_mark();
-        position_ = oldest != 0 ? oldest : position_;
+    u64 sequence = header_at(begin).sequence.load(std::memory_order_acquire);
+    if (!intact(begin)) {
         return Resync::again;
     }
-    const u64 begin = sequence;
-    if (distance(expected_, begin) > 0 && expected_ - begin > records_max) {
-        return Resync::corrupt;
+    if (expected_ - sequence > capacity_ / kRecordHeaderBytes) {
+        return Resync::corrupt;  // a ring does not hold so many; or what is wanted stands before it
     }
+    u64 position = begin;
     Record record;
-    while (distance(expected_, sequence) > 0 &&
+    while (sequence != expected_ && records_max != 0 &&
            look_at(position, sequence, record) == Look::record) {
         position = record.next;
         sequence++;
+        records_max--;
     }
-    if (!intact(position_)) {
+    if (!intact(begin)) {
         return Resync::again;
     }
-    const i64 lost = distance(sequence, expected_);
-    if (lost < 0 || static_cast<u64>(lost) > records_max) {
-        return Resync::corrupt;
+    if (sequence != expected_ && records_max != 0) {
+        return Resync::corrupt;  // all of it was there when this reader was told to begin
     }
-    ret_lost = static_cast<u64>(lost);
     position_ = position;
-    expected_ = sequence;
+    if (sequence != expected_) {
+        return Resync::on_the_way;
+    }
+    ret_lost = 0;
     return Resync::done;
 }
 

@@ -21,9 +21,11 @@
 //        capacity; load the sequence there; acquire fence; load announced again: still intact?
 //   [R8] `latest` does the same with `newest`.
 //   [R9] A reader that begins with history is told a mark, and the sequence that it wants: it loads
-//        the one at the mark, and goes from record to record up to the wanted one, a batch as in
-//        [R4]. Overtaken meanwhile, it goes to the oldest mark: that may be before or behind it.
-// lost = the sequence there - the expected one: exact, and known at once.
+//        the one at the mark, and goes from record to record up to the wanted one, batches as in
+//        [R4]. Overtaken before it is there, it does [R7]: the mark it was told is the last one
+//        before the wanted record, so every later one is behind that.
+// lost = the sequence there - the expected one: exact, and known at once. A record takes 16 bytes:
+// more were not lost than fit between the two positions.
 //
 // WHAT WOULD BREAK IT. The check before the copy instead of after it:
 //     R  announced - capacity <= position: fine          W  (stopped)
@@ -67,7 +69,12 @@ public:
         lapped,   ///< overtaken: resync()
         corrupt,  ///< not overtaken, and yet no record: the publisher breaks the protocol
     };
-    enum class Resync { done, again, corrupt };
+    enum class Resync {
+        done,
+        on_the_way,  ///< of pass_to_expected: there is more to pass over
+        again,       ///< the writer was faster: try later
+        corrupt,
+    };
 
     RingReader() = default;
     RingReader(const ReadableRing& ring, u64 start, u64 start_sequence)
@@ -171,9 +178,11 @@ public:
     /// [R8] Goes to the newest record, if position() is behind it; tells how many were passed over.
     /// again: nothing there, or the writer was faster.
     Resync go_to_newest(u64& ret_passed);
-    /// [R9] Right after it was made: goes to the record expected(), which may be behind position(),
-    /// or to the first behind that, and tells how many were lost. again: the writer was faster.
-    Resync pass_to_expected(u64& ret_lost);
+    /// [R9] Of one that begins with history, before any look, until it is done: goes to the record
+    /// expected(), which may be behind position(), or, overtaken, to the oldest that is still
+    /// whole, and tells how many were lost. Passes over at most `records_max`. Until it is done,
+    /// expected() is what is wanted, and position() a boundary that is not behind it.
+    Resync pass_to_expected(u64 records_max, u64& ret_lost);
 
 private:
     /// What a header says.

@@ -118,6 +118,12 @@ public:
             turn_++;
         }
     }
+    /// There is more in its ring, but nothing that is wanted so far: the next in turn.
+    void skipped(Attachment& attachment) {
+        attachment.fruitless_looks_ = 0;
+        streak_ = 0;
+        turn_++;
+    }
     /// Its ring was empty: the next in turn. Among several, one that is empty for long is parked.
     void fruitless(Attachment& attachment);
 

@@ -28,6 +28,7 @@ const char* frame_name(FrameType type) {
         case FrameType::members: return "MEMBERS";
         case FrameType::attached: return "ATTACHED";
         case FrameType::ended: return "ENDED";
+        case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
     }
     return "unknown frame";

@@ -64,6 +64,7 @@ enum class FrameType : u16 {
     attached = 72,
     ended = 73,
     stopping = 74,
+    caught_up = 75,
 };
 [[nodiscard]] const char* frame_name(FrameType type);
 
@@ -151,8 +152,8 @@ struct Subscribe {
     }
 };
 
-/// A subscription that begins with what was published before. Answer: SUBSCRIBED, with the number
-/// of publications whose ATTACHED waits for nobody. Since minor version 1.
+/// A subscription that begins with what was published before. Answer: SUBSCRIBED; CAUGHT_UP
+/// follows. Since minor version 1.
 struct SubscribeFrom {
     static constexpr FrameType kType = FrameType::subscribe_from;
     std::string filter;
@@ -364,6 +365,14 @@ struct Ended {
 struct Stopping {
     static constexpr FrameType kType = FrameType::stopping;
     static void fields(auto&, auto&) {}
+};
+
+/// Of a subscription made by SUBSCRIBE_FROM: the ATTACHED of all publications that it matched, and
+/// that waited for nobody but the daemon, have been sent. Since minor version 1.
+struct CaughtUp {
+    static constexpr FrameType kType = FrameType::caught_up;
+    u64 subscription = 0;
+    static void fields(auto& self, auto& v) { v(self.subscription); }
 };
 
 // ------------------------------------------------------------------------ encode, decode

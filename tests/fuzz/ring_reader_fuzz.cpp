@@ -247,7 +247,13 @@ private:
         reader_ = RingReader(ring, start.position, start.sequence);
         if (history != 0) {
             u64 lost = 0;
-            const Resync result = call([&] { return reader_.pass_to_expected(lost); });
+            Resync result = Resync::on_the_way;
+            for (u64 steps = 0; result == Resync::on_the_way; steps++) {
+                FUZZ_CHECK(steps <= kCapacity / 16 || !other.honest);
+                result = steps <= kCapacity
+                             ? call([&] { return reader_.pass_to_expected(1 + how, lost); })
+                             : Resync::again;
+            }
             FUZZ_CHECK(result != Resync::done || lost <= kCapacity / 16);
             if (result == Resync::done && other.honest) {
                 check_boundary(reader_.position(), reader_.expected());

@@ -98,6 +98,15 @@ TEST_CASE("of each publication; under a filter, whatever the topics are") {
     CHECK(std::count(both.begin(), both.end(), "4") == 1);
     CHECK(std::count(both.begin(), both.end(), "13") == 1);
     CHECK(drain(subscribe_from(bus, "b/odd", 3)) == std::vector<std::string>{"3", "5"});
+    // However much of other topics lies between: what is there is found without waiting.
+    for (int i = 0; i < 1000; i++) {
+        publish_to(many, "b/even", "");
+    }
+    publish_to(many, "b/odd", "7");
+    CHECK(drain(subscribe_from(bus, "b/odd", 1)) == std::vector<std::string>{"7"});
+    CHECK(drain(subscribe_from(bus, "b/odd", 1001)) == std::vector<std::string>{"7"});
+    CHECK(drain(subscribe_from(bus, "b/odd", IPCBUS_OLDEST)) ==
+          std::vector<std::string>{"1", "3", "5", "7"});
     // A publication that comes later begins with its first.
     const Subscriber later = subscribe_from(bus, "c", 1);
     const Publisher c = advertise(writers, "c");
@@ -149,4 +158,73 @@ TEST_CASE("nothing between history and live is lost or comes twice") {
     CHECK(with_history == 300);
     scene->over = true;
     CHECK(writer.wait() == 0);
+}
+
+TEST_CASE("whoever is overtaken before the first look is told how much is gone, and goes on") {
+    const DaemonFixture daemon("[publications]\nstall_timeout = \"100ms\"\n");
+    const Bus writers = connect(daemon.address());
+    const Bus bus = connect(daemon.address());
+    constexpr int kMany = 65536 / 16 * 10;
+    std::string first;
+    const auto check = [&](const Subscriber& subscriber, const Publisher& publisher,
+                           std::uint64_t expected, bool latest) {
+        INFO(first);
+        wait_for_publications(subscriber, 1);
+        publish_numbers(publisher, 0, kMany);
+        std::uint64_t missed = 0;
+        std::uint64_t read = 0;
+        for (Received one = receive(subscriber, 0); one.result != -EAGAIN;
+             one = receive(subscriber, 0)) {
+            if (one.result == -ESTALE) {
+                missed += one.message.lost;
+                continue;
+            }
+            REQUIRE(one.ok());
+            read++;
+            missed += latest ? one.message.lost : 0;
+        }
+        CHECK(read != 0);
+        CHECK(missed != 0);
+        CHECK(read + missed == expected);
+        CHECK(ipcbus_lost(subscriber.get()) == missed);
+    };
+    for (const std::uint32_t mode : {IPCBUS_RELIABLE, IPCBUS_LOSSY, IPCBUS_LATEST}) {
+        for (const std::uint64_t history : {std::uint64_t{1}, std::uint64_t{IPCBUS_OLDEST}}) {
+            const bool latest = mode == IPCBUS_LATEST;
+            // Of a publisher that was there; of one that comes later.
+            first = "there before";
+            const std::string topic =
+                "over/" + std::to_string(mode) + (history == 1 ? "/one" : "/all");
+            {
+                const Publisher publisher = advertise(writers, topic);
+                publish_numbers(publisher, 0, 100);
+                const Subscriber subscriber = subscribe_from(bus, topic, history, mode);
+                check(subscriber, publisher, kMany + (history == 1 || latest ? 1 : 100), latest);
+            }
+            first = "later";
+            const Subscriber subscriber = subscribe_from(bus, topic + "/later", history, mode);
+            const Publisher publisher = advertise(writers, topic + "/later");
+            check(subscriber, publisher, kMany, latest);
+        }
+    }
+}
+
+TEST_CASE("what was published is there when it has been subscribed, however new the ring is") {
+    const DaemonFixture daemon;
+    const Bus writers = connect(daemon.address());
+    const Bus bus = connect(daemon.address());
+    for (int i = 0; i < 20; i++) {
+        const std::string topic = "large/" + std::to_string(i);
+        // The kernel needs a while to make it, in which it is published to already.
+        const Publisher publisher = advertise(writers, topic, 32 << 20);
+        publish(publisher, "x");
+        CHECK(drain(subscribe_from(bus, topic, 1)) == std::vector<std::string>{"x"});
+    }
+    // Of many at once.
+    std::vector<Publisher> publishers;
+    for (int i = 0; i < 500; i++) {
+        publishers.push_back(advertise(writers, "many/" + std::to_string(i)));
+        publish(publishers.back(), std::to_string(i));
+    }
+    CHECK(drain(subscribe_from(bus, "many/#", IPCBUS_OLDEST)).size() == 500);
 }

@@ -134,6 +134,9 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::stopping:
         put(protocol::Stopping{});
         break;
+    case FrameType::caught_up:
+        put(protocol::CaughtUp{it.subscription});
+        break;
     }
     return out;
 }
@@ -175,6 +178,7 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::attached:
     case FrameType::ended:
     case FrameType::stopping:
+    case FrameType::caught_up:
         return Reaction::ended;
     }
     return Reaction::ended;  // of no type at all

@@ -21,8 +21,8 @@
  * positions and sequences modulo M (-DWRAP begins below the wrap). The largest raise is RAISE_MAX.
  * -DREUSE: the readers share one slot, one after the other. -DMANY: finish() may come after several
  * records. -DHISTORY: readers begin at any mark that the margin allows ([R9] is then reading, too:
- * that its first records are thrown away makes no difference here). A reader that waits for news or a writer that waits for room tries again: how they sleep
- * is wake.pml's and full.pml's.
+ * that its first records are thrown away makes no difference here). A reader that waits for news
+ * or a writer that waits for room tries again: how they sleep is wake.pml's and full.pml's.
  *
  * PROPERTIES. settle_start() takes no honest ring for a lie, and gives a boundary with its true
  * sequence. What the writer writes over has been read by every reader that was told its start; none

@@ -239,6 +239,8 @@ TEST_CASE("golden bytes, from the daemon") {
           "19000000490000000807060504030201200000000000000001");
     check(Stopping{},
           "100000004a0000000807060504030201");
+    check(CaughtUp{kSome},
+          "180000004b00000008070605040302018877665544332211");
 }
 
 TEST_CASE("strings are bounded, whatever their count says") {

@@ -231,7 +231,9 @@ struct ipcbus_subscriber_options {
     /* How many messages of each publication to begin with, before what is published from now on:
      * the last so many, or as many as its ring still has (about three quarters of it, when it is
      * full). 0: none. IPCBUS_OLDEST: as many as there are. Nothing between them and what comes is
-     * lost or received twice. Under a filter publication all its messages count. */
+     * lost or received twice. Under a filter publication all its messages count. What a publisher
+     * has said goes with it, and rings begin anew after a restart of the daemon. Who is lossy may
+     * lose the oldest before it has read them; for IPCBUS_LATEST any number is 1. */
     uint64_t history;
 };
 #define IPCBUS_OLDEST UINT64_MAX
@@ -240,7 +242,8 @@ struct ipcbus_subscriber_options {
  * Subscribes to every topic that `filter` matches (`+`: one level, `#`: all the rest), now and
  * later. When it returns, no message published afterwards is missed, and what `history` asked for
  * is there to be received. The caller owns *ret_subscriber. Errors: -EINVAL, -EDQUOT, -EMFILE,
- * -EACCES, -ESHUTDOWN; -EPROTONOSUPPORT (a daemon that is older than `history`).
+ * -EACCES, -ESHUTDOWN; with `history`, -EPROTONOSUPPORT (the daemon is older than that) and
+ * -ETIMEDOUT (it has not told in 10 s of all there is).
  */
 IPCBUS_EXPORT int ipcbus_subscribe(ipcbus_bus *bus, const char *filter,
                                    const struct ipcbus_subscriber_options *options,

@@ -568,7 +568,7 @@ public:
 
     /// Subscribes to every topic that `filter` matches, now and later. When it returns, no message
     /// published afterwards is missed. Throws std::system_error: EINVAL, EDQUOT, EMFILE, EACCES,
-    /// ESHUTDOWN.
+    /// ESHUTDOWN; with a history, EPROTONOSUPPORT, ETIMEDOUT.
     [[nodiscard]] Subscriber subscribe(const char* filter, const SubscriberOptions& options = {}) {
         ipcbus_subscriber_options c{};
         c.struct_size = sizeof c;

@@ -830,7 +830,8 @@ class Bus(_Closing):
         `history`: how many messages of each publication to begin with, before what is published
         from now on; None: as many as there are. Nothing between them is lost or comes twice.
         `on_lost`: called with a LostMessages instead of raising it; it must not use the subscriber.
-        Raises InvalidArgument, LimitReached, NotAllowed, Disconnected."""
+        Raises InvalidArgument, LimitReached, NotAllowed, TooManyFiles, Disconnected; with a
+        history, VersionMismatch (the daemon is older than that) and Timeout."""
         if mode not in _MODES:
             raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
         spin_ns = 0 if spin is None else -1 if spin == 0 else _native.nanoseconds(spin, "spin")

@@ -117,7 +117,8 @@ class ProtocolViolated(IpcbusError):
 
 
 class VersionMismatch(IpcbusError):
-    """EPROTONOSUPPORT: daemon and library are of versions that do not understand each other."""
+    """EPROTONOSUPPORT: daemon and library are of versions that do not understand each other, or
+    the daemon is too old for what was asked of it."""
 
 
 # The closed table of ipcbus.h. EINTR is not here: Python's handlers run, and the wait goes on.
