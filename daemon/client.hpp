@@ -109,8 +109,8 @@ public:
     // What it is to be told, as soon as descriptors may be sent and the last send is done.
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
-    std::set<Id> caught_up;      ///< subscriptions that CAUGHT_UP is due to
-    std::set<Id> peers_to_drop;  ///< PEER_GONE is due
+    std::set<Id> caught_up;                           ///< subscriptions that CAUGHT_UP is due to
+    std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
     [[nodiscard]] bool something_to_tell() const {
         return !publications_to_tell.empty() || !attachments_to_tell.empty() || !caught_up.empty();
     }

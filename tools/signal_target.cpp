@@ -117,8 +117,8 @@ std::string why_not_trusted(const struct stat& file, pid_t pid) {
         return "others than its owner may write it (chmod go-w)";
     }
     if (file.st_uid != 0 && file.st_uid != ::geteuid() && !runs_as(pid, file.st_uid)) {
-        return "it belongs to user " + std::to_string(file.st_uid) + ", who is not that of process " +
-               std::to_string(pid) + ", nor ours, nor root";
+        return "it belongs to user " + std::to_string(file.st_uid) +
+               ", who is not that of process " + std::to_string(pid) + ", nor ours, nor root";
     }
     return "";
 }

@@ -414,7 +414,8 @@ void Waiter::fruitless() {
 std::int64_t Waiter::nap_ns() const {
     const u32 doublings =
         fruitless_wakes_ > kFruitlessWakesMax
-            ? std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6) : 0;
+            ? std::min<u32>(fruitless_wakes_ - kFruitlessWakesMax, 6)
+            : 0;
     return std::min(kNapMinNs << doublings, kNapMaxNs);
 }
 

@@ -493,7 +493,7 @@ void signals(const std::string& address, Stage& /*stage*/) {
     const Bus writers = connect(address);
     const Subscriber subscriber = subscribe(bus, "signal");
     const Publisher publisher = advertise(writers, "signal");
-    for (const int wrong : {-1, SIGKILL, SIGSTOP, SIGRTMAX + 1}) {
+    for (const int wrong : {-1, SIGKILL, SIGSTOP, SIGRTMIN - 1, SIGRTMAX + 1}) {
         must_be(ipcbus_notify(subscriber.get(), wrong, nullptr) == -EINVAL, "no such signal");
     }
     int value = 0;

@@ -79,6 +79,7 @@ TEST_CASE("the last so many, all there are, or none") {
     CHECK(ipcbus_lost(lossy.get()) == 0);
     const Subscriber latest = subscribe_from(bus, "t", 5, IPCBUS_LATEST);
     CHECK(drain(latest) == std::vector<std::string>{"19999"});
+    CHECK(ipcbus_lost(latest.get()) == 0);
 }
 
 TEST_CASE("of each publication; under a filter, whatever the topics are") {

@@ -155,6 +155,13 @@ class SignalsSent(Case):
                 sender = self.sender("-C", "1")
                 self.assertDone(self.pub("t", "-n"))
                 self.assertFails(sender.finish(), 1, text)
+        sender = self.sender("-C", "500")
+        self.assertDone(self.pub("t", stdin=b"x\n" * 500))
+        result = sender.finish()
+        self.assertEqual(result.code, 1)
+        reports = result.err.splitlines()
+        self.assertLess(len(reports), 50)  # one a second
+        self.assertEqual(reports[-1], "ipcbus-cat: 500 signals could not be sent")
         sender = self.sender()
         self.assertDone(self.pub("t", "-n"))
         self.assertIn(b"cannot send RTMIN+1 for message 1: ", sender.process.stderr.readline())
@@ -165,6 +172,13 @@ class SignalsSent(Case):
 
 class SignalsTaken(Case):
     """ipcbus-pub --on-signal."""
+
+    def test_the_signals_of_the_c_library_are_none(self):
+        for number in range(1, signal.SIGRTMAX + 1):
+            known = number in set(signal.Signals) or number >= signal.SIGRTMIN
+            result = self.tool(PUB, "t", "--on-signal", str(number), "-W", "nonsense").finish()
+            self.assertFails(result, 2, "nonsense" if known and number not in (9, 14, 19)
+                             else "signal" if not known else "cannot be waited for")
 
     def publisher(self, number, *words):
         """One that may be signalled at once: it inherits the signal as blocked."""
