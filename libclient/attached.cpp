@@ -100,7 +100,7 @@ void Subscriber::admit(std::unique_ptr<Attached>& attached) {
     }
     waiter().attach(source_, *attached);
     Attached& admitted = *attached.release();
-    admitted.behind = options_.history != 0;
+    admitted.behind = history_ != 0;
     if (missing > 0) {
         aside(admitted).lost_before_start = static_cast<u64>(missing);
     }

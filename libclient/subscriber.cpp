@@ -260,8 +260,7 @@ int Subscriber::report_loss(Attached& attached, u64 lost, const char* why,
 int Subscriber::report_loss_before_start(Attached& attached, ipcbus_message* ret_message) {
     const u64 lost = lost_before_start(attached);
     forget_lost_before_start(attached);
-    return report_loss(attached, lost,
-                       "they were gone before this subscriber was attached to their ring",
+    return report_loss(attached, lost, "it went on in another ring before this one was attached",
                        ret_message);
 }
 

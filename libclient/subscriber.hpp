@@ -173,7 +173,8 @@ private:
 
     Bus& bus_;
     const std::string filter_;
-    SubscriberOptions options_;
+    const protocol::ReaderMode mode_;
+    const u64 history_;
     Patience patience_;
     u64 generation_ = 0;
     std::shared_ptr<Link> link_;
@@ -205,6 +206,7 @@ private:
     /// Where the next message is expected, while plain_left_ is not 0.
     Attached* plain_ = nullptr;
     u32 plain_taken_ = 0;                  ///< those since the last look at everything
+    bool rests_ = false;                   ///< the descriptor does, until the loan is released
     protocol::RingReader::Stride stride_;  ///< of what comes from it
     u32 plain_left_ = 0;                   ///< messages that may be taken the short way
     u32 looks_ = 0;
@@ -229,8 +231,7 @@ private:
 
     // What the short way does not look at.
     std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
-    bool rests_ = false;      ///< it does, until the loan is released
-    bool caught_up_ = false;  ///< with history, all of it is attached; under the control lock
+    bool caught_up_ = false;                ///< with history, all of it is attached; under the control lock
 };
 
 }  // namespace ipcbus::client

@@ -25,12 +25,13 @@ constexpr i64 kLookNs = 100'000'000;
 }  // namespace
 
 Subscriber::Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options)
-    : bus_(bus), filter_(std::move(filter)), options_(options), patience_(options.spin_ns) {
-    if (options.mode == protocol::ReaderMode::latest) {
-        // What is older would be passed over at once, and counted as lost.
-        options_.history = std::min<u64>(options.history, 1);
-    }
-}
+    : bus_(bus),
+      filter_(std::move(filter)),
+      mode_(options.mode),
+      // Of the latest: what is older would be passed over at once, and counted as lost.
+      history_(mode_ == protocol::ReaderMode::latest ? std::min<u64>(options.history, 1)
+                                                     : options.history),
+      patience_(options.spin_ns) {}
 
 Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::string& filter,
                                                        const SubscriberOptions& options) {
@@ -40,7 +41,7 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
     std::unique_ptr<Subscriber> subscriber(new Subscriber(bus, filter, options));
     subscriber->note_thread();
     IPCBUS_TRY(bus.require_connection());
-    IPCBUS_TRY(subscriber->subscribe(subscriber->options_.history));
+    IPCBUS_TRY(subscriber->subscribe(subscriber->history_));
     return subscriber;
 }
 
@@ -69,7 +70,7 @@ Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
 }
 
 Result<Answer> Subscriber::ask_for(u64 history) {
-    const auto mode = static_cast<protocol::u8>(options_.mode);
+    const auto mode = static_cast<protocol::u8>(mode_);
     if (history == 0) {
         return bus_.request(link_, protocol::Subscribe{filter_, mode}, this);
     }

@@ -362,3 +362,58 @@ TEST_CASE(
     }
     CHECK(attached.size() == subscribed.attachments);
 }
+
+TEST_CASE("CAUGHT_UP comes behind all ATTACHED that wait for nobody else, again after RESUME") {
+    DaemonFixture daemon;
+    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
+    std::vector<u64> publications;
+    for (int i = 0; i < 100; i++) {  // more than may be on the way at once
+        publications.push_back(writer.advertise("a/" + std::to_string(i), 4096).publication);
+        if (i != 50) {
+            writer.mapped(publications.back());
+        }
+    }
+    writer.expect_nothing();
+    RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
+    const u64 asked = reader.send(protocol::SubscribeFrom{"a/+", 0, 5});
+    const auto subscribed = reader.answer<protocol::Subscribed>(asked);
+    CHECK(subscribed.attachments == 100);
+    const auto expect_all = [&](RawClient& client, std::size_t count) {
+        std::set<u64> attached;
+        for (;;) {
+            const std::optional<Incoming> incoming = client.next();
+            REQUIRE(incoming.has_value());
+            if (incoming->header.type == protocol::FrameType::attached) {
+                attached.insert(decoded<protocol::Attached>(*incoming).publication);
+            } else if (incoming->header.type != protocol::FrameType::peer) {
+                CHECK(decoded<protocol::CaughtUp>(*incoming).subscription ==
+                      subscribed.subscription);
+                CHECK(attached.size() == count);
+                CHECK(attached.count(publications[50]) == 0);
+                return;
+            }
+        }
+    };
+    std::optional<RawClient> next;
+    SUBCASE("the first time") { expect_all(reader, 99); }
+    SUBCASE("the connection breaks before anything is acknowledged") {
+        next.emplace(daemon.socket_path());
+        (void)next->answer<protocol::Welcome>(next->send(
+            protocol::Resume{.client = reader.welcome.client, .token = reader.welcome.token}));
+        expect_all(*next, 99);
+    }
+    RawClient& now = next ? *next : reader;
+    now.expect_nothing();
+    // What comes later is no part of it, nor is a subscription to what is to come.
+    writer.mapped(publications[50]);
+    CHECK(now.expect<protocol::Attached>().publication == publications[50]);
+    now.expect_nothing();
+    now.subscribe("a/1");
+    CHECK(now.expect<protocol::Attached>().publication == publications[1]);
+    now.expect_nothing();
+    // Where nothing matches, it comes at once.
+    const u64 empty = now.send(protocol::SubscribeFrom{"none", 0, 5});
+    const auto none = now.answer<protocol::Subscribed>(empty);
+    CHECK(now.expect<protocol::CaughtUp>().subscription == none.subscription);
+    now.expect_nothing();
+}
