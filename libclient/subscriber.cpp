@@ -15,10 +15,9 @@ using protocol::RingReader;
 
 namespace {
 
-/// Records of other topics that one look skips in a filter publication before others get a turn.
+/// Records of other topics that one look skips in a filter publication before others get a turn,
+/// and records before those that were asked for.
 constexpr u32 kSkipsMax = 64;
-/// The same for records before those that were asked for: all that is looked at is their headers.
-constexpr u32 kPassesMax = 1024;
 /// What look_at answers when there is more in a ring than it has skipped.
 constexpr int kSkipped = 1;
 /// Messages in a row that may be taken without looking at anything but the ring they stand in.
@@ -30,7 +29,7 @@ constexpr u32 kResyncsInVainMax = 100;
 
 /// Looks, each of which skips kSkipsMax records, after which all that stood in the ring is skipped.
 u64 rounds_through(const RingReader& reader) {
-    return reader.ring().capacity / protocol::kRecordHeaderBytes / kSkipsMax + 1;
+    return reader.ring().capacity / protocol::kRecordHeaderBytes / kSkipsMax + 2;
 }
 
 /// Never given to another thread, as gettid() and addresses are. initial-exec: no call gets it.
@@ -187,7 +186,7 @@ int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* re
 /// [R9] of protocol/ring_reader.hpp: passes over what is older than was asked for. 0: done.
 int Subscriber::begin(Attached& attached, ipcbus_message* ret_message) {
     u64 lost = 0;
-    const RingReader::Resync how = attached.reader().pass_to_expected(kPassesMax, lost);
+    const RingReader::Resync how = attached.reader().pass_to_expected(kSkipsMax, lost);
     if (how == RingReader::Resync::on_the_way) {
         attached.moved();
         source_.skipped(attached);
