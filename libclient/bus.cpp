@@ -21,8 +21,6 @@ using sys::Result;
 
 namespace {
 
-/// A daemon that has not answered by then is treated as one that is gone. Making a ring of 1 GiB
-/// takes it a quarter of a second.
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
 constexpr i64 kDefaultTryNs = 50'000'000;
@@ -162,50 +160,55 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
         return id;
     };
     switch (header.type) {
-        case FrameType::peer: {
-            protocol::Peer frame;
-            if (protocol::decode(fields, frame) && frame.geometry.valid()) {
-                link_->add_peer(frame);
-            } else {
-                link_->give_up(EPROTO, "the daemon sent a malformed PEER");
-            }
+    case FrameType::peer: {
+        protocol::Peer frame;
+        if (protocol::decode(fields, frame) && frame.geometry.valid()) {
+            link_->add_peer(frame);
+        } else {
+            link_->give_up(EPROTO, "the daemon sent a malformed PEER");
+        }
+        return;
+    }
+    case FrameType::peer_gone:
+        link_->drop_peer(first_id());
+        return;
+    case FrameType::members: {
+        // Acknowledged here, for whatever handle it is: a writer that waits for the frame of
+        // one publication must not hold up those of another.
+        protocol::Members frame;
+        if (!protocol::decode(fields, frame)) {
+            link_->give_up(EPROTO, "the daemon sent malformed MEMBERS");
             return;
         }
-        case FrameType::peer_gone: link_->drop_peer(first_id()); return;
-        case FrameType::members: {
-            // Acknowledged here, for whatever handle it is: a writer that waits for the frame of
-            // one publication must not hold up those of another.
-            protocol::Members frame;
-            if (!protocol::decode(fields, frame)) {
-                link_->give_up(EPROTO, "the daemon sent malformed MEMBERS");
-                return;
-            }
-            hand_over(publications_, frame.publication, header, fields);
-            link_->send(protocol::Taken{frame.publication, frame.number}, Link::next_request());
+        hand_over(publications_, frame.publication, header, fields);
+        link_->send(protocol::Taken{frame.publication, frame.number}, Link::next_request());
+        return;
+    }
+    case FrameType::attached:
+    case FrameType::caught_up:
+        hand_over(subscriptions_, first_id(), header, fields);
+        return;
+    case FrameType::ended:
+        if (FrameSink* sink = reader_of(*link_, first_id(), guard); sink != nullptr) {
+            sink->frame(*link_, header, fields);
+            sink->wake();
+        }
+        return;
+    case FrameType::stopping:
+        // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
+        // its successor from now on. It may have hung up itself by now: that is not why.
+        session_error_ = "the daemon is stopping";
+        link_->give_up(0, session_error_);
+        return;
+    case FrameType::error:
+        if (header.request == 0) {
+            protocol::ErrorFrame frame;
+            session_error_ = protocol::decode(fields, frame) ? frame.text : "";
             return;
         }
-        case FrameType::attached: hand_over(subscriptions_, first_id(), header, fields); return;
-        case FrameType::caught_up: hand_over(subscriptions_, first_id(), header, fields); return;
-        case FrameType::ended:
-            if (FrameSink* sink = reader_of(*link_, first_id(), guard); sink != nullptr) {
-                sink->frame(*link_, header, fields);
-                sink->wake();
-            }
-            return;
-        case FrameType::stopping:
-            // Rings need no daemon: hang up at once, so that it need not wait for us, and look for
-            // its successor from now on. It may have hung up itself by now: that is not why.
-            session_error_ = "the daemon is stopping";
-            link_->give_up(0, session_error_);
-            return;
-        case FrameType::error:
-            if (header.request == 0) {
-                protocol::ErrorFrame frame;
-                session_error_ = protocol::decode(fields, frame) ? frame.text : "";
-                return;
-            }
-            [[fallthrough]];
-        default: answer(header, fields);
+        [[fallthrough]];
+    default:
+        answer(header, fields);
     }
 }
 
@@ -222,8 +225,7 @@ void Bus::hand_over(std::unordered_map<u64, FrameSink*>& sinks, u64 id, const Fr
 }
 
 void Bus::answer(const FrameHeader& header, std::span<const std::byte> fields) {
-    sys::UniqueFd fd =
-        header.type == FrameType::advertised ? link_->take_fd() : sys::UniqueFd();
+    sys::UniqueFd fd = header.type == FrameType::advertised ? link_->take_fd() : sys::UniqueFd();
     const auto found = pending_.find(header.request);
     if (found == pending_.end()) {
         return;
@@ -326,6 +328,12 @@ void Bus::forget(FrameSink* sink, const Lock&) {
     std::erase_if(attachments_,
                   [sink](const Attached* attached) { return &attached->sink() == sink; });
     sys::give_back_room(attachments_);
+}
+
+void Bus::forget_publication(u64 publication, const Link& link, const Lock&) {
+    if (link_.get() == &link) {
+        publications_.erase(publication);  // else it is another's, of the daemon of now
+    }
 }
 
 void Bus::route_attachment(Attached& attached) {

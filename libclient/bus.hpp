@@ -74,7 +74,8 @@ class Bus {
     };
 
 public:
-    /// How long a daemon may take to answer, and how often whoever waits for it looks around.
+    /// A daemon that has not answered by then is treated as one that is gone (making a ring of 1
+    /// GiB takes it a quarter of a second); how often whoever waits for it looks around.
     static constexpr i64 kAnswerTimeoutNs = 10'000'000'000;
     static constexpr i64 kAnswerSliceNs = 100'000'000;
 
@@ -108,8 +109,8 @@ public:
     /// ADVERTISED or SUBSCRIBED makes known before any later frame is handed out. Errors: the
     /// daemon's refusal; ESHUTDOWN when that connection is lost.
     template <class Frame>
-    [[nodiscard]] sys::Result<Answer> request(const std::shared_ptr<Link>& link,
-                                              const Frame& frame, FrameSink* sink = nullptr) {
+    [[nodiscard]] sys::Result<Answer> request(const std::shared_ptr<Link>& link, const Frame& frame,
+                                              FrameSink* sink = nullptr) {
         Lock guard = lock();
         if (link != link_ || lost()) {
             return sys::fail(ESHUTDOWN, why_lost(guard));
@@ -150,6 +151,8 @@ public:
 
     // Who gets frames about what. Under the lock.
     void forget(FrameSink* sink, const Lock&);
+    /// One that was granted on that link, and is given up while its sink goes on.
+    void forget_publication(u64 publication, const Link& link, const Lock&);
     void route_attachment(Attached& attached);
     void unroute_attachment(const Attached& attached);
     /// Who reads an attachment of that link; it need not be the present one.

@@ -34,7 +34,6 @@ struct ipcbus_subscriber {
 };
 struct ipcbus_set {
     std::unique_ptr<Set> set;
-    std::map<Subscriber*, ipcbus_subscriber*> handles;
 };
 
 namespace {
@@ -110,8 +109,7 @@ int ipcbus_connect(const struct ipcbus_connect_options* options, ipcbus_bus** re
         }
         BusOptions bus_options;
         bus_options.address = given.address != nullptr ? given.address : "";
-        bus_options.name =
-            given.name != nullptr ? given.name : ::program_invocation_short_name;
+        bus_options.name = given.name != nullptr ? given.name : ::program_invocation_short_name;
         if (bus_options.name.size() > ipcbus::protocol::kClientNameBytesMax) {
             if (given.name != nullptr) {
                 return failed(ENAMETOOLONG, "the name is longer than 64 bytes");
@@ -147,9 +145,12 @@ int ipcbus_state(ipcbus_bus* bus) {
             return ipcbus::client::used_after_fork();
         }
         switch (bus->bus->state()) {
-            case Bus::State::connected: return IPCBUS_CONNECTED;
-            case Bus::State::orphaned: return IPCBUS_ORPHANED;
-            case Bus::State::closed: break;
+        case Bus::State::connected:
+            return IPCBUS_CONNECTED;
+        case Bus::State::orphaned:
+            return IPCBUS_ORPHANED;
+        case Bus::State::closed:
+            break;
         }
         return IPCBUS_CLOSED;
     });
@@ -218,8 +219,7 @@ int ipcbus_claim(ipcbus_publisher* publisher, size_t size, void** ret_data) {
     return guarded([&] { return publisher->publisher->claim({}, size, ret_data); });
 }
 
-int ipcbus_claim_to(ipcbus_publisher* publisher, const char* topic, size_t size,
-                    void** ret_data) {
+int ipcbus_claim_to(ipcbus_publisher* publisher, const char* topic, size_t size, void** ret_data) {
     if (topic == nullptr) {
         return failed(EINVAL, "topic is NULL");
     }
@@ -274,8 +274,9 @@ int ipcbus_subscribe(ipcbus_bus* bus, const char* filter,
         if (!subscriber.ok()) {
             return failed(subscriber.error());
         }
-        return adopted(*bus->bus, new ipcbus_subscriber{std::move(subscriber).value()},
-                       ret_subscriber);
+        auto* const handle = new ipcbus_subscriber{std::move(subscriber).value()};
+        handle->subscriber->handle = handle;
+        return adopted(*bus->bus, handle, ret_subscriber);
     });
 }
 
@@ -287,9 +288,8 @@ void ipcbus_unsubscribe(ipcbus_subscriber* subscriber) {
 
 int ipcbus_receive(ipcbus_subscriber* subscriber, void* buffer, size_t size, int64_t timeout_ns,
                    struct ipcbus_message* ret_message) {
-    return guarded([&] {
-        return subscriber->subscriber->receive(buffer, size, timeout_ns, ret_message);
-    });
+    return guarded(
+        [&] { return subscriber->subscriber->receive(buffer, size, timeout_ns, ret_message); });
 }
 
 int ipcbus_borrow(ipcbus_subscriber* subscriber, int64_t timeout_ns,
@@ -342,7 +342,7 @@ int ipcbus_set_create(ipcbus_bus* bus, ipcbus_set** ret_set) {
         if (!set.ok()) {
             return failed(set.error());
         }
-        return adopted(*bus->bus, new ipcbus_set{std::move(set).value(), {}}, ret_set);
+        return adopted(*bus->bus, new ipcbus_set{std::move(set).value()}, ret_set);
     });
 }
 
@@ -353,23 +353,11 @@ void ipcbus_set_free(ipcbus_set* set) {
 }
 
 int ipcbus_set_add(ipcbus_set* set, ipcbus_subscriber* subscriber) {
-    return guarded([&]() -> int {
-        const int error = set->set->add(*subscriber->subscriber);
-        if (error == 0) {
-            set->handles[subscriber->subscriber.get()] = subscriber;
-        }
-        return error;
-    });
+    return guarded([&] { return set->set->add(*subscriber->subscriber); });
 }
 
 int ipcbus_set_remove(ipcbus_set* set, ipcbus_subscriber* subscriber) {
-    return guarded([&]() -> int {
-        const int error = set->set->remove(*subscriber->subscriber);
-        if (error == 0) {
-            set->handles.erase(subscriber->subscriber.get());
-        }
-        return error;
-    });
+    return guarded([&] { return set->set->remove(*subscriber->subscriber); });
 }
 
 int ipcbus_set_wait(ipcbus_set* set, int64_t timeout_ns, ipcbus_subscriber** ret_subscriber) {
@@ -380,7 +368,7 @@ int ipcbus_set_wait(ipcbus_set* set, int64_t timeout_ns, ipcbus_subscriber** ret
         Subscriber* found = nullptr;
         const int error = set->set->wait(timeout_ns, &found);
         if (error == 0) {
-            *ret_subscriber = set->handles.at(found);
+            *ret_subscriber = found->handle;
         }
         return error;
     });

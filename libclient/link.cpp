@@ -106,9 +106,9 @@ Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {
             if (there) {
                 return fail(EPROTO, "the daemon does not answer as ipcbusd does");
             }
-            return fail(why_.code != 0 ? why_.code : ECONNREFUSED,
-                        why_.code != 0 ? why_.what
-                                       : "the daemon closed the connection before it answered");
+            return fail(
+                why_.code != 0 ? why_.code : ECONNREFUSED,
+                why_.code != 0 ? why_.what : "the daemon closed the connection before it answered");
         }
         pollfd wait{socket_.get(), POLLIN, 0};
         const i64 left_ns = deadline.remaining_ns();
@@ -126,8 +126,8 @@ Result<void> Link::map_pages() {
     const sys::UniqueFd mailbox = take_fd();
     cursor_ = IPCBUS_TRY(sys::map_shared(cursor.get(), 0, protocol::cursor_bytes(geometry),
                                          sys::Access::read_write));
-    doorbell_ = IPCBUS_TRY(sys::map_shared(
-        doorbell.get(), 0, protocol::doorbell_bytes(geometry), sys::Access::read_write));
+    doorbell_ = IPCBUS_TRY(sys::map_shared(doorbell.get(), 0, protocol::doorbell_bytes(geometry),
+                                           sys::Access::read_write));
     mailbox_ = IPCBUS_TRY(sys::map_shared(mailbox.get(), 0, protocol::mailbox_bytes(geometry),
                                           sys::Access::read_write));
     waiters_.assign(geometry.waiters_max, false);
@@ -240,7 +240,7 @@ void Link::give_up(int code, std::string why) {
     }
 }
 
-void Link::send_bytes() {
+void Link::send_bytes() try {
     std::span<const std::byte> rest = out_;
     while (!hung_up_ && !rest.empty()) {
         Result<std::size_t> sent = sys::send_with_fds(socket_.get(), rest, {});
@@ -255,6 +255,9 @@ void Link::send_bytes() {
             give_up(0, sent.error().what);
         }
     }
+} catch (const std::bad_alloc&) {
+    // Half a frame may have been sent, and the next one must not be taken for its other half.
+    give_up(ENOMEM, "out of memory");
 }
 
 sys::Ref<PeerPages> Link::peer(u64 client) const {

@@ -76,15 +76,22 @@ Result<protocol::Advertise> Publisher::request() const {
 /// when memory runs out before it is of use.
 class Publisher::Tentative {
 public:
-    Tentative(Bus& bus, Home& home) : bus_(bus), home_(home) {}
+    Tentative(Publisher& publisher, Home& home) : publisher_(publisher), home_(home) {}
     ~Tentative() {
         if (kept_) {
             return;
         }
+        Bus& bus = publisher_.bus_;
         if (home_.publication != 0) {
-            bus_.request_unheard(home_.link, protocol::Unadvertise{home_.publication});
+            bus.request_unheard(home_.link, protocol::Unadvertise{home_.publication});
         }
-        const Bus::Lock guard = bus_.lock();
+        const Bus::Lock guard = bus.lock();
+        if (home_.publication != 0) {
+            bus.forget_publication(home_.publication, *home_.link, guard);
+            std::erase_if(publisher_.inbox_, [this](const Delivery& delivery) {
+                return delivery.members.publication == home_.publication;
+            });
+        }
         home_.link->give_waiter(home_.waiter);
     }
     Tentative(const Tentative&) = delete;
@@ -92,7 +99,7 @@ public:
     void keep() { kept_ = true; }
 
 private:
-    Bus& bus_;
+    Publisher& publisher_;
     Home& home_;
     bool kept_ = false;
 };
@@ -109,7 +116,7 @@ Result<void> Publisher::advertise() {
         home.link = bus_.link(guard);
         home.waiter = IPCBUS_TRY(home.link->take_waiter());
     }
-    Tentative tentative(bus_, home);
+    Tentative tentative(*this, home);
     request.waiter = home.waiter;
     const protocol::Advertised granted = IPCBUS_TRY(obtain(request, home));
     std::unique_ptr<RingPublisher> next = make_ring(granted, home);
@@ -141,24 +148,21 @@ Result<protocol::Advertised> Publisher::obtain(const protocol::Advertise& reques
     }
     home.publication = granted.publication;
     home.index = granted.index;
-    home.memory =
-        IPCBUS_TRY(sys::map_ring(answer.fd.get(), protocol::kRingDataOffset, granted.ring_bytes,
-                                 sys::Access::read_write));
+    home.memory = IPCBUS_TRY(sys::map_ring(answer.fd.get(), protocol::kRingDataOffset,
+                                           granted.ring_bytes, sys::Access::read_write));
     return granted;
 }
 
 std::unique_ptr<RingPublisher> Publisher::make_ring(const protocol::Advertised& granted,
                                                     const Home& home) {
-    const protocol::WritableRing ring{
-        reinterpret_cast<protocol::RingHeader*>(home.memory.header()), home.memory.data(),
-        granted.ring_bytes};
+    const protocol::WritableRing ring{reinterpret_cast<protocol::RingHeader*>(home.memory.header()),
+                                      home.memory.data(), granted.ring_bytes};
     const RingPublisher::Words words{
         &home.link->mailbox(home.index), &home.link->publication(home.index),
         &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
     protocol::Control& control = *this;
     return std::make_unique<RingPublisher>(
-        protocol::RingWriter(ring, granted.start, granted.first_sequence,
-                             granted.record_bytes_max),
+        protocol::RingWriter(ring, granted.start, granted.first_sequence, granted.record_bytes_max),
         words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
 }
 
@@ -191,8 +195,7 @@ Publisher::~Publisher() {
 
 // -------------------------------------------------------------------------------- membership
 
-void Publisher::frame(Link& link, const protocol::FrameHeader&,
-                      std::span<const std::byte> fields) {
+void Publisher::frame(Link& link, const protocol::FrameHeader&, std::span<const std::byte> fields) {
     Delivery delivery;
     if (!protocol::decode(fields, delivery.members)) {
         return;

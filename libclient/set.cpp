@@ -2,6 +2,8 @@
 // Waiting for several subscribers at once. See set.hpp.
 #include "set.hpp"
 
+#include "sys/room.hpp"
+
 namespace ipcbus::client {
 
 using sys::Result;
@@ -78,7 +80,9 @@ int Set::add(Subscriber& subscriber) {
     if (subscriber.generation_ != generation_) {
         subscriber.hear_control();  // what it reads from the last daemon is polled, in a set, too
     }
-    subscriber.waiter_->remove(subscriber.source_);
+    sys::make_room(subscribers_);
+    waiter_->make_room();
+    subscriber.waiter_->remove(subscriber.source_);  // from here on nothing can fail
     waiter_->add(subscriber.source_);
     const Bus::Lock guard = bus_.lock();
     subscriber.set_ = this;

@@ -25,6 +25,9 @@ struct SubscriberOptions {
 
 class Subscriber final : public FrameSink, private protocol::Elsewhere {
 public:
+    /// What the C API gave out for it: the C API's, nothing else looks at it.
+    ipcbus_subscriber* handle = nullptr;
+
     [[nodiscard]] static sys::Result<std::unique_ptr<Subscriber>>
     create(Bus& bus, const std::string& filter, const SubscriberOptions& options);
     ~Subscriber();

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 #include <utility>
 
 namespace ipcbus::protocol {
@@ -69,9 +70,13 @@ void Source::fruitless(Attachment& attachment) {
     turn_++;
 }
 
+Waiter::Waiter(const Words& words) : words_(words), buckets_(2) {}
+
+void Waiter::make_room() { sys::make_room(sources_); }
+
 void Waiter::add(Source& source) {
     IPCBUS_ASSERT(source.waiter_ == nullptr);
-    sources_.push_back(&source);
+    sources_.push_back(&source);  // the one thing that can fail, unless make_room() was called
     source.waiter_ = this;
     for (Attachment* attachment : source.attachments_) {
         grow_buckets();
@@ -112,7 +117,12 @@ void Waiter::grow_buckets() {
     if (linked_ < buckets_.size() * 2 || buckets_.size() == kActivityBits) {
         return;
     }
-    std::vector<Attachment*> before(std::max<std::size_t>(buckets_.size() * 2, 2));
+    std::vector<Attachment*> before;
+    try {
+        before.resize(buckets_.size() * 2);
+    } catch (const std::bad_alloc&) {
+        return;  // longer lists will do
+    }
     before.swap(buckets_);
     for (Attachment* attachment : before) {
         while (attachment != nullptr) {
@@ -222,7 +232,7 @@ void Waiter::park(Attachment& attachment) {
     full_fence();                          // [S5] pairs with [P1], [F2]
     attachment.fruitless_looks_ = 0;
     if ((attachment.reader_.writer_unfenced() && !sys::barrier_everywhere()) ||  // [F4]
-        attachment.reader_.news()) {                                           // [S6]
+        attachment.reader_.news()) {                                             // [S6]
         attachment.unpark();
     } else {
         attachment.source_->set_inactive(attachment);
@@ -343,10 +353,15 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
         sys::futex_wait(words_.doorbell->bell, quiet.bell, slice_ns);  // [S8]
     set_asleep(false);                                                 // [S9]
     switch (ended) {
-        case sys::FutexWait::interrupted: return Slept::interrupted;
-        case sys::FutexWait::timed_out: timed_out(slice_ns); return Slept::timed_out;
-        case sys::FutexWait::woken:
-        case sys::FutexWait::value_changed: rung(); break;
+    case sys::FutexWait::interrupted:
+        return Slept::interrupted;
+    case sys::FutexWait::timed_out:
+        timed_out(slice_ns);
+        return Slept::timed_out;
+    case sys::FutexWait::woken:
+    case sys::FutexWait::value_changed:
+        rung();
+        break;
     }
     woken(timeout_ns);
     return Slept::news;

@@ -179,10 +179,12 @@ public:
         std::int64_t ends_ns = 0;
     };
 
-    explicit Waiter(const Words& words) : words_(words) {}
+    explicit Waiter(const Words& words);
     Waiter(const Waiter&) = delete;
     Waiter& operator=(const Waiter&) = delete;
 
+    /// So that the next add() cannot fail: nor can that of a source which was here before.
+    void make_room();
     void add(Source& source);
     /// Its attachments become active (unparked), and are no longer waited for.
     void remove(Source& source);

@@ -123,8 +123,7 @@ TEST_CASE("a receive without memory takes up the next ring, and its loss, when t
         } else {
             // The connection may have been given up, and made again: it works.
             const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-            while (ipcbus_state(bus.get()) != IPCBUS_CONNECTED && !deadline.passed()) {
-            }
+            while (ipcbus_state(bus.get()) != IPCBUS_CONNECTED && !deadline.passed()) {}
             const Publisher other = advertise(bus, "exhaustion/other");
             Received got;
             while (got.payload != "x" && !deadline.passed()) {
@@ -208,8 +207,45 @@ TEST_CASE("a handle that cannot be made for want of memory leaves nothing behind
         });
     }
     SUBCASE("set") {
-        make_without_memory<Set>([](ipcbus_bus* bus, ipcbus_set** ret_set) {
-            return ipcbus_set_create(bus, ret_set);
-        });
+        make_without_memory<Set>(
+            [](ipcbus_bus* bus, ipcbus_set** ret_set) { return ipcbus_set_create(bus, ret_set); });
     }
+}
+
+TEST_CASE("a subscriber that cannot come into a set for want of memory stays where it was") {
+    SUBCASE("one allocation fails") { only_one_fails = true; }
+    SUBCASE("all of them fail") { only_one_fails = false; }
+    const DaemonFixture daemon;
+    const Bus bus = connect(daemon.address());
+    const Publisher publisher = advertise(bus, "exhaustion/set");
+    const Subscriber subscriber = subscribe(bus, "exhaustion/set");
+    wait_for_publications(subscriber, 1);
+    int refusals = 0;
+    int in_vain = 0;
+    for (int n = 0; in_vain < 3 && n < 50; n++) {
+        INFO("allocation ", n);
+        ipcbus_set* made = nullptr;
+        REQUIRE(ipcbus_set_create(bus.get(), &made) == 0);
+        const Set set(made);
+        allocations_left = n;
+        const int result = ipcbus_set_add(made, subscriber.get());
+        allocations_left = -1;
+        publish(publisher, "x");
+        if (result == 0) {
+            in_vain++;
+            ipcbus_subscriber* ready = nullptr;
+            CHECK(ipcbus_set_wait(made, kLongNs, &ready) == 0);
+            CHECK(ready == subscriber.get());
+            CHECK(ipcbus_set_remove(made, subscriber.get()) == 0);
+        } else {
+            refusals++;
+            CHECK(result == -ENOMEM);
+            CHECK(ipcbus_set_remove(made, subscriber.get()) == -ENOENT);
+        }
+        // It sleeps in a waiter that is told of this message, or it would hang.
+        CHECK(received_text(subscriber) == "x");
+        CHECK(receive(subscriber, kMillisecondNs).result == -ETIMEDOUT);
+    }
+    CHECK(refusals > 0);
+    CHECK(in_vain == 3);
 }

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
@@ -22,15 +24,24 @@ namespace ipcbus::test {
 
 namespace {
 
-/// True: readable, or hung up.
+/// True: readable, or hung up. The time is counted in slices that were waited: when the machine
+/// itself stands still for a minute, that is one slice, and who is waited for gets the others.
 bool wait_readable(int fd, std::int64_t timeout_ms) {
+    constexpr std::int64_t kMillisecondNs = 1'000'000;
+    constexpr std::int64_t kSliceNs = 100 * kMillisecondNs;
     pollfd entry{fd, POLLIN, 0};
-    const sys::Deadline deadline = sys::Deadline::after(timeout_ms * 1'000'000);
+    std::int64_t left_ns = timeout_ms * kMillisecondNs;
     for (;;) {
-        const auto left_ms = static_cast<int>((deadline.remaining_ns() + 999'999) / 1'000'000);
-        const int ready = ::poll(&entry, 1, left_ms);
-        if (ready >= 0 || errno != EINTR) {
+        const std::int64_t began_ns = sys::monotonic_ns();
+        const std::int64_t slice_ns = std::clamp(left_ns, std::int64_t{0}, kSliceNs);
+        const int ready =
+            ::poll(&entry, 1, static_cast<int>((slice_ns + 999'999) / kMillisecondNs));
+        if (ready != 0 && (ready > 0 || errno != EINTR)) {
             return ready > 0;
+        }
+        left_ns -= std::min(slice_ns, sys::monotonic_ns() - began_ns);
+        if (left_ns <= 0) {
+            return false;
         }
     }
 }
