@@ -182,7 +182,7 @@ TEST_CASE("what had its turn is not attached again for the sake of what came to 
     SUBCASE("a publication that has many others to be attached to before") {
         // The kernel may take longer to make the first ring than all those readers take.
         const auto deadline =
-            ipcbus::sys::Deadline::after(ipcbus::test::kTimeoutMs * 1'000'000);
+            ipcbus::sys::Deadline::after(std::int64_t{ipcbus::test::kTimeoutMs} * 1'000'000);
         others = kMany;
         do {
             REQUIRE(!deadline.passed());
