@@ -4,6 +4,7 @@
 
 #include "sys/clock.hpp"
 
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <linux/futex.h>
@@ -38,6 +39,35 @@ FutexWait futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expec
         // answer with which a waiter cannot sleep through anything. Its naps after fruitless
         // looks bound what that costs.
         return FutexWait::value_changed;
+    }
+}
+
+std::optional<FutexWait> futex_wait_either(const FutexWord& one, const FutexWord& other,
+                                           std::int64_t at_ns) {
+    const auto entry = [](const FutexWord& of) {
+        futex_waitv made{};
+        made.val = of.expected;
+        made.uaddr = reinterpret_cast<std::uintptr_t>(of.word);
+        made.flags = FUTEX_32;  // shared
+        return made;
+    };
+    const std::array<futex_waitv, 2> words{entry(one), entry(other)};
+    timespec at{};
+    at.tv_sec = static_cast<time_t>(at_ns / 1'000'000'000);
+    at.tv_nsec = static_cast<long>(at_ns % 1'000'000'000);
+    if (::syscall(SYS_futex_waitv, words.data(), words.size(), 0, &at, CLOCK_MONOTONIC) >= 0) {
+        return FutexWait::woken;
+    }
+    switch (errno) {
+    case EAGAIN:
+    case EFAULT:
+        return FutexWait::value_changed;
+    case ETIMEDOUT:
+        return FutexWait::timed_out;
+    case EINTR:
+        return FutexWait::interrupted;
+    default:
+        return std::nullopt;
     }
 }
 

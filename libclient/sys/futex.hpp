@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 
 namespace ipcbus::sys {
 
@@ -23,6 +24,15 @@ enum class FutexWait {
 /// word can wake for no reason.
 FutexWait futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
                      std::int64_t timeout_ns);
+
+struct FutexWord {
+    const std::atomic<std::uint32_t>* word;
+    std::uint32_t expected;
+};
+/// The same for two words, until `at_ns` of CLOCK_MONOTONIC: ends with whichever is first not as
+/// expected, or woken. nullopt: refused, or a kernel before 5.16, which cannot.
+std::optional<FutexWait> futex_wait_either(const FutexWord& one, const FutexWord& other,
+                                           std::int64_t at_ns);
 
 /// Wakes every thread that sleeps on `word`. Errors are ignored: a waker has nothing to do about
 /// a page that is gone.

@@ -9,7 +9,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -67,11 +69,16 @@ void FutexThread::call_off() {
     if (is_idle()) {
         return;
     }
-    // Wherever it is before its wait, it finds another value there; in it, it is woken.
-    std::atomic<std::uint32_t>& word = request_.word != nullptr ? *request_.word : own_;
-    word.fetch_add(1, std::memory_order_release);  // release: as any ring
-    futex_wake_all(word);
     called_off_ = true;
+    // Wherever it is before its wait, it finds another value there; in it, it is woken.
+    const auto ring = [](std::atomic<std::uint32_t>& word) {
+        word.fetch_add(1, std::memory_order_release);  // release: as any ring
+        futex_wake_all(word);
+    };
+    ring(own_);
+    if (one_only_ && request_.word != nullptr) {
+        ring(*request_.word);
+    }
     changed_.wait(guard, [this] { return is_idle(); });
 }
 
@@ -80,10 +87,9 @@ void FutexThread::arm(std::atomic<std::uint32_t>* word, std::uint32_t expected,
     const std::lock_guard guard(mutex_);
     IPCBUS_ASSERT(is_idle());
     ends_ns_ = monotonic_ns() + timeout_ns;
-    const bool timed = word == nullptr;
     called_off_ = false;
-    request_ = {++number_, timed ? &own_ : word,
-                timed ? own_.load(std::memory_order_relaxed) : expected, timeout_ns,
+    // relaxed: only call_off() adds to it.
+    request_ = {++number_, word, expected, own_.load(std::memory_order_relaxed), ends_ns_,
                 signal_.number, signal_.value};
     changed_.notify_all();
 }
@@ -107,24 +113,50 @@ void FutexThread::queue_signal(const Request& request) {
     constexpr std::int64_t kPauseNs = 10'000'000;
     sigval value{};
     value.sival_ptr = request.signal_value;
-    while (::sigqueue(::getpid(), request.signal, value) != 0 && errno == EAGAIN) {
-        {
-            const std::lock_guard guard(mutex_);
-            if (called_off_) {
-                return;
-            }
-        }
-        const std::atomic<std::uint32_t> never{0};
-        (void)futex_wait(never, 0, kPauseNs);
+    while (!called_off() && ::sigqueue(::getpid(), request.signal, value) != 0 &&
+           errno == EAGAIN) {
+        (void)futex_wait(own_, request.own, kPauseNs);
     }
+}
+
+bool FutexThread::called_off() {
+    const std::lock_guard guard(mutex_);
+    return called_off_;
+}
+
+/// Until something has come to pass of what was requested, or it is called off.
+void FutexThread::wait(const Request& request) {
+    constexpr std::int64_t kSliceNs = 100'000'000;
+    // Again when interrupted: a debugger's doing, no signal comes here.
+    std::optional<FutexWait> ended = FutexWait::interrupted;
+    while (request.word != nullptr && ended == FutexWait::interrupted) {
+        ended = futex_wait_either({request.word, request.expected}, {&own_, request.own},
+                                  request.ends_ns);
+    }
+    if (request.word != nullptr && ended.has_value()) {
+        return;
+    }
+    {
+        const std::lock_guard guard(mutex_);
+        one_only_ = one_only_ || request.word != nullptr;
+    }
+    const std::atomic<std::uint32_t>& word = request.word != nullptr ? *request.word : own_;
+    const std::uint32_t expected = request.word != nullptr ? request.expected : request.own;
+    do {
+        const std::int64_t left_ns = request.ends_ns - monotonic_ns();
+        if (left_ns <= 0 || called_off()) {  // called off: perhaps before it was known how
+            return;
+        }
+        ended = futex_wait(word, expected, std::min(left_ns, kSliceNs));
+    } while (ended == FutexWait::timed_out || ended == FutexWait::interrupted);
 }
 
 void FutexThread::run() {
     Request request;
     while (next(request)) {
-        FutexWait ended = FutexWait::interrupted;
-        while (ended == FutexWait::interrupted) {  // a debugger's doing: no signal comes here
-            ended = futex_wait(*request.word, request.expected, request.timeout_ns);
+        wait(request);
+        if (called_off()) {
+            continue;  // whoever called it off looks at the rings after that: no news for a signal
         }
         // Before the eventfd is written: who makes that unreadable and then finds nothing here has
         // not taken this signal away. release: pairs with signalled().

@@ -22,9 +22,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <functional>
 #include <optional>
+#include <span>
 #include <thread>
 
 using namespace ipcbus;
@@ -535,6 +537,55 @@ void signals(const std::string& address, Stage& /*stage*/) {
     must_be(!taken_signal(number, 20 * kMillisecondNs).has_value(), "no signal");
 }
 
+/// In a loop that receives from all of them at each signal, as one number for several subscribers
+/// asks for. The number of signals in so long.
+int signals_within(std::int64_t ns, int number, std::span<const Subscriber* const> subscribers) {
+    int count = 0;
+    const sys::Deadline deadline = sys::Deadline::after(ns);
+    while (!deadline.passed() && taken_signal(number, deadline.remaining_ns()).has_value()) {
+        count++;
+        for (const Subscriber* subscriber : subscribers) {
+            must_be(drain(*subscriber) == 0, "nothing was published");
+        }
+    }
+    return count;
+}
+
+/// A receive of one's own accord is no news, and no reason for a signal.
+void needless_signals(const std::string& address, Stage& /*stage*/) {
+    const int number = SIGRTMIN + 3;
+    sigset_t blocked;
+    (void)::sigemptyset(&blocked);
+    (void)::sigaddset(&blocked, number);
+    must_be(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0, "sigprocmask");
+    const Bus bus = connect(address);
+    const Subscriber one = subscribe(bus, "one");
+    const Subscriber other = subscribe(bus, "other");
+    const std::array<const Subscriber*, 2> both{&one, &other};
+    // A look around after 16 ms, one after 64 and so on; and so again whenever a daemon has said
+    // something.
+    constexpr int kFew = 40;
+    must_be(ipcbus_notify(one.get(), number, nullptr) == 0, "notify");
+    for (int i = 0; i < 3; i++) {
+        must_be(drain(one) == 0, "of its own accord");
+    }
+    must_be(signals_within(300 * kMillisecondNs, number, std::span(both).first(1)) < kFew,
+            "one subscriber signals itself");
+    must_be(ipcbus_notify(other.get(), number, nullptr) == 0, "notify");
+    must_be(drain(one) == 0 && drain(other) == 0, "nothing");
+    must_be(signals_within(300 * kMillisecondNs, number, both) < kFew,
+            "two subscribers signal each other");
+    // While it is armed, a hundred receives: not one signal each.
+    int count = 0;
+    for (int i = 0; i < 100; i++) {
+        must_be(drain(one) == 0 && drain(other) == 0, "of its own accord");
+        while (taken_signal(number, 0).has_value()) {
+            count++;
+        }
+    }
+    must_be(count < kFew, "a receive that finds nothing signals");
+}
+
 }  // namespace
 
 TEST_CASE("readable while there is something, and not when a receive found nothing") {
@@ -562,4 +613,5 @@ TEST_CASE("an error that stays keeps it readable") {
     in_both_ways(closed, [](DaemonFixture& daemon) { CHECK(daemon.stop() == 0); });
 }
 TEST_CASE("a queued signal when it goes from empty to not empty") { in_both_ways(signals); }
+TEST_CASE("no signal for a receive that nothing has caused") { in_both_ways(needless_signals); }
 TEST_CASE("idle it looks around, ever more rarely") { in_both_ways(idle); }
