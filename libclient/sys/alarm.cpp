@@ -49,7 +49,8 @@ Result<void> Alarm::arm(std::atomic<std::uint32_t>* word, std::uint32_t expected
     if (thread_ == nullptr) {
         done = ring_ != nullptr ? ring_->arm(word, expected, timeout_ns)
                                 : Result<void>(fail(EEXIST, "no ring yet"));
-        if (!done.ok() && done.error().code == EEXIST) {
+        if (!done.ok() && done.error().code == EEXIST && !has_moved_) {
+            has_moved_ = ring_ != nullptr;
             done = take_ring();  // of this thread
             if (done.ok()) {
                 done = ring_->arm(word, expected, timeout_ns);

@@ -3,8 +3,8 @@
 // been rung, or when a time has passed. It is an eventfd all its life; who writes it is a private
 // io_uring of the thread that arms it (futex_ring.hpp) or, where that cannot be, a small thread
 // (futex_thread.hpp), which then stays: also later, when the program has forbidden itself io_uring
-// meanwhile, or a call of it has failed only once. Readable whenever it is not armed. Used by one
-// thread at a time.
+// meanwhile, or a call of it has failed only once, or when threads take turns to use it: each would
+// need a ring of its own. Readable whenever it is not armed. Used by one thread at a time.
 #pragma once
 
 #include "sys/fork_closed_fd.hpp"
@@ -27,8 +27,8 @@ public:
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] bool armed() const { return armed_; }
 
-    /// Before the value that is to be expected is read: lets go of what was armed. Adds to its
-    /// word.
+    /// Before the value that is to be expected is read: lets go of what was armed, which makes it
+    /// readable no more. May add to its word.
     void call_off();
     /// Not readable from here on, until `word` is not `expected`, or is woken, or `timeout_ns` have
     /// passed. `word` nullptr: only the time. An Error: it is not armed.
@@ -57,6 +57,7 @@ private:
     FutexRing::Taken ring_;
     std::unique_ptr<FutexThread> thread_;
     bool armed_ = false;
+    bool has_moved_ = false;  ///< to another thread, once: what happens to most
 };
 
 }  // namespace ipcbus::sys

@@ -57,10 +57,14 @@ struct OwnRings {
 thread_local OwnRings own;
 /// One was made, is kept, and cannot do what it should: not tried again.
 thread_local bool rings_are_unfit = false;
+/// Rings of any thread that nobody has taken. After a fork in one of several threads too many: then
+/// the child may do without io_uring.
+std::atomic<int> rings_free{0};
 
 }  // namespace
 
 void FutexRing::GiveBack::operator()(FutexRing* given) {
+    rings_free.fetch_add(1, std::memory_order_relaxed);  // relaxed: a bound, no order
     // release: pairs with take(). The last use of it, unless its thread has ended.
     given->taken_.store(false, std::memory_order_release);
     ring.reset();
@@ -82,6 +86,7 @@ Result<FutexRing::Taken> FutexRing::take(int eventfd) {
         // acquire: pairs with GiveBack. Nobody else sets it.
         if (!ring->taken_.load(std::memory_order_acquire)) {
             ring->taken_.store(true, std::memory_order_relaxed);
+            rings_free.fetch_sub(1, std::memory_order_relaxed);
             return taken(ring);
         }
     }
@@ -89,6 +94,9 @@ Result<FutexRing::Taken> FutexRing::take(int eventfd) {
 }
 
 FutexRing::~FutexRing() {
+    if (!taken_.load(std::memory_order_relaxed)) {
+        rings_free.fetch_sub(1, std::memory_order_relaxed);
+    }
     if (!fd_) {
         // In a forked child: others may have been given these addresses.
         (void)rings_.release();
@@ -99,6 +107,9 @@ FutexRing::~FutexRing() {
 Result<std::shared_ptr<FutexRing>> FutexRing::make() {
     if (rings_are_unfit) {
         return fail(EOPNOTSUPP, "io_uring cannot do what it should");
+    }
+    if (rings_free.load(std::memory_order_relaxed) >= kFreeMax) {
+        return fail(EMFILE, "other threads keep enough io_urings that are free");
     }
     if (!rings_are_gone) {
         make_room(own.rings);

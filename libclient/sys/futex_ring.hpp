@@ -11,7 +11,12 @@
 //
 // NEVER CLOSED while its thread lives: the kernel's clean-up of a ring interrupts, in the same way,
 // the thread that made it, whoever closes it. A ring that is given back, by any thread, is kept for
-// the next that its own thread wants: each thread keeps as many as it ever had at once.
+// the next that its own thread wants. So that threads through which many handles go do not each
+// keep as many as they ever had at once, none is made while kFreeMax are free in this process: no
+// more are open than were ever in use at once, and these.
+//
+// A ring that was given back leaves its futex wait queued on the bell of before, until it is armed
+// again: right only because whoever rings wakes all (FUTEX_WAKE of one might wake that alone).
 #pragma once
 
 #include "sys/fork_closed_fd.hpp"
@@ -34,10 +39,11 @@ public:
         void operator()(FutexRing* given);
     };
     using Taken = std::unique_ptr<FutexRing, GiveBack>;
+    static constexpr int kFreeMax = 16;
 
     /// One of this thread's. Signals go to `eventfd`, which is borrowed; those for what whoever had
     /// it before has armed may, too, until it is armed. Errors: io_uring is refused, or its kernel
-    /// knows no futexes.
+    /// knows no futexes; too many are free in other threads.
     [[nodiscard]] static Result<Taken> take(int eventfd);
     ~FutexRing();
     FutexRing(const FutexRing&) = delete;

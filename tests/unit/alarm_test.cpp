@@ -14,7 +14,9 @@
 #include <doctest/doctest.h>
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +24,9 @@
 #include <algorithm>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <thread>
+#include <vector>
 
 using namespace ipcbus;
 using namespace ipcbus::sys;
@@ -224,6 +228,33 @@ int earlier_time() {
     return 0;
 }
 
+/// Whoever may map the word has moved the thread that waits there to another one: called off, it
+/// is gone all the same, and a call that must not wait has not waited for the rest of its time.
+int moved_elsewhere() {
+    sigset_t blocked;
+    (void)::sigemptyset(&blocked);
+    (void)::sigaddset(&blocked, SIGRTMIN);
+    EXPECT(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0);
+    auto made = Alarm::create();
+    EXPECT(made.ok() && made.value()->notify(SIGRTMIN, nullptr).ok());  // a thread
+    Alarm& alarm = *made.value();
+    std::atomic<std::uint32_t> word{0};
+    std::atomic<std::uint32_t> other{0};
+    EXPECT(alarm.arm(&word, 0, kLongNs).ok());
+    for (long moved = 0; moved == 0;) {  // until it is in its wait
+        moved = ::syscall(SYS_futex, &word, FUTEX_CMP_REQUEUE, 0, 1L, &other, 0);
+        EXPECT(moved >= 0);
+    }
+    (void)alarm.disarm();
+    const std::int64_t began_ns = monotonic_ns();
+    alarm.call_off();
+    EXPECT(monotonic_ns() - began_ns < kLongNs / 4);
+    EXPECT(alarm.arm(&word, word.load(), kLongNs).ok() && !readable(alarm));
+    ring(word);
+    EXPECT(readable(alarm, kTimeoutMs));
+    return 0;
+}
+
 std::size_t open_fds() {
     std::size_t count = 0;
     for (int fd = 0; fd < 256; fd++) {
@@ -302,6 +333,57 @@ int nobody_is_disturbed() {
     return 0;
 }
 
+/// Threads that have all of them in turn do not each keep a ring of each.
+int descriptors_are_bounded() {
+    constexpr std::size_t kAlarms = 24;
+    constexpr int kThreads = 5;
+    std::atomic<std::uint32_t> word{0};
+    std::atomic<int> turn{0};
+    std::atomic<bool> good{true};
+    const std::size_t before = open_fds();
+    std::vector<std::unique_ptr<Alarm>> alarms;
+    const auto arm_all = [&] {
+        for (const auto& alarm : alarms) {
+            (void)alarm->disarm();
+            alarm->call_off();
+            good = alarm->arm(&word, word.load(), kLongNs).ok() && good;
+        }
+    };
+    for (std::size_t i = 0; i < kAlarms; i++) {
+        auto made = Alarm::create();
+        EXPECT(made.ok());
+        alarms.push_back(std::move(made).value());
+    }
+    arm_all();
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; i++) {
+        threads.emplace_back([&, i] {
+            while (turn.load() != i) {
+                std::this_thread::yield();
+            }
+            arm_all();
+            turn++;
+            while (turn.load() <= kThreads) {  // what a thread has goes with it
+                std::this_thread::yield();
+            }
+        });
+    }
+    while (turn.load() != kThreads) {
+        std::this_thread::yield();
+    }
+    const std::size_t after = open_fds();
+    turn++;
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    EXPECT(good && after - before <= 2 * kAlarms + FutexRing::kFreeMax);
+    ring(word);
+    for (const auto& alarm : alarms) {
+        EXPECT(readable(*alarm, kTimeoutMs));
+    }
+    return 0;
+}
+
 /// A child makes its own, whatever its parent had.
 int in_a_child() {
     std::atomic<std::uint32_t> word{0};
@@ -361,6 +443,13 @@ TEST_CASE("nobody's epoll_wait is ended by alarms that go, or change threads") {
               return refuse_system_call(SYS_io_uring_register) ? nobody_is_disturbed() : 99;
           }).wait() == 0);
 }
+TEST_CASE("a thread that was moved away from its word is called off") {
+    CHECK(ChildProcess::fork(moved_elsewhere).wait() == 0);
+    CHECK(ChildProcess::fork([] {
+              return refuse_system_call(SYS_futex_waitv) ? moved_elsewhere() : 99;
+          }).wait() == 0);
+}
+TEST_CASE("the rings that threads keep are bounded") { in_both_ways(descriptors_are_bounded); }
 TEST_CASE("a forked child makes its own") { in_both_ways(in_a_child); }
 TEST_CASE("no ring is lost, whenever it comes") { in_both_ways(no_ring_is_lost); }
 TEST_CASE("armed by one thread, waited for and armed again by another") {
