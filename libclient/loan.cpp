@@ -123,6 +123,7 @@ i64 Subscriber::borrow_many(i64 timeout_ns, ipcbus_message* ret_messages, std::s
     };
     const auto wait = [&](i64 for_ns) {
         return wait_until(waiter(), &source_, patience_, *this, for_ns, try_once,
+                          [&] { return rounds_to_newest(); },
                           [&] { return only_active(); },
                           [&] {
                               return only_plain() && borrow_plainly(ret_messages, count) != 0

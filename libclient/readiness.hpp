@@ -47,25 +47,26 @@ private:
 template <class Wait, class Armed>
 int wait_or_arm(Readiness* readiness, protocol::Waiter& waiter, protocol::Elsewhere& elsewhere,
                 std::int64_t timeout_ns, Wait&& wait, Armed&& armed) {
-    const int result = wait(timeout_ns);
-    if (readiness == nullptr || (result != -EAGAIN && result != -ETIMEDOUT)) {
-        return result;
-    }
     constexpr int kTries = 2;
-    for (int tries = 0; tries < kTries; tries++) {
+    int first = -EAGAIN;
+    for (int tries = 0;; tries++) {
+        const int found = wait(tries == 0 ? timeout_ns : 0);  // in one place: it is inlined
+        if (readiness == nullptr || (found != -EAGAIN && found != -ETIMEDOUT)) {
+            return found;
+        }
+        first = tries == 0 ? found : first;
+        if (tries == kTries) {
+            return first;
+        }
         const int done = readiness->arm(waiter, elsewhere);
         if (done < 0) {
             return done;
         }
         if (done != 0) {
             armed();
-            return result;
-        }
-        if (const int found = wait(0); found != -EAGAIN) {
-            return found;
+            return first;
         }
     }
-    return result;
 }
 
 }  // namespace ipcbus::client

@@ -118,14 +118,25 @@ bool Set::look() {
 
 int Set::try_wait(Subscriber** ret_subscriber) {
     waiter_->take_activity();
+    bool skipped = false;
     for (std::size_t left = subscribers_.size(); left != 0; left--) {
         turn_ = turn_ + 1 < subscribers_.size() ? turn_ + 1 : 0;
-        if (subscribers_[turn_]->ready()) {
+        const int result = subscribers_[turn_]->ready();
+        if (result == 0) {
             *ret_subscriber = subscribers_[turn_];
             return 0;
         }
+        skipped = skipped || result == kSkipped;
     }
-    return -EAGAIN;
+    return skipped ? kSkipped : -EAGAIN;
+}
+
+u64 Set::rounds_to_newest() const {
+    u64 most = 0;
+    for (const Subscriber* subscriber : subscribers_) {
+        most = std::max(most, subscriber->rounds_to_newest());
+    }
+    return most;
 }
 
 int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
@@ -145,7 +156,8 @@ int Set::wait(i64 timeout_ns, Subscriber** ret_subscriber) {
     Subscriber* found = nullptr;
     const auto wait = [&](i64 for_ns) {
         return wait_until(*waiter_, nullptr, patience_, *this, for_ns,
-                          [&] { return try_wait(&found); }, [] { return nullptr; },
+                          [&] { return try_wait(&found); }, [&] { return rounds_to_newest(); },
+                          [] { return nullptr; },
                           [] { return -EAGAIN; });
     };
     const int result =

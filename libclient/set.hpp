@@ -35,6 +35,7 @@ private:
     sys::Result<void> take_waiter();
     void note_armed();
     int try_wait(Subscriber** ret_subscriber);
+    [[nodiscard]] u64 rounds_to_newest() const;
 
     Bus& bus_;
     std::shared_ptr<Link> link_;

@@ -18,19 +18,12 @@ namespace {
 /// Records of other topics that one look skips in a filter publication before others get a turn,
 /// and records before those that were asked for.
 constexpr u32 kSkipsMax = 64;
-/// What look_at answers when there is more in a ring than it has skipped.
-constexpr int kSkipped = 1;
 /// Messages in a row that may be taken without looking at anything but the ring they stand in.
 constexpr u32 kPlainMax = 63;
 /// The same for one that finds nothing, awake.
 constexpr u32 kEmptyLooksPerGlance = 16;
 /// An honest writer overwrites the mark between two loads now and then, not so often in a row.
 constexpr u32 kResyncsInVainMax = 100;
-
-/// Looks, each of which skips kSkipsMax records, after which all that stood in the ring is skipped.
-u64 rounds_through(const RingReader& reader) {
-    return reader.ring().capacity / protocol::kRecordHeaderBytes / kSkipsMax + 2;
-}
 
 /// Never given to another thread, as gettid() and addresses are. initial-exec: no call gets it.
 [[gnu::tls_model("initial-exec")]] thread_local u64 thread_number = 0;
@@ -96,8 +89,7 @@ int Subscriber::nothing() const {
 
 /// One look over what is active, in turn. 0: *ret_found is a record that is whole, as far as it was
 /// read. -EAGAIN: nothing. -ESTALE: something was lost, as *ret_message tells. What is not wanted
-/// is skipped, a few records of each ring a round, as far as it was there when the look began, and
-/// not much further.
+/// is skipped, but only a few records of each ring: kSkipped, there is more.
 int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
     plain_left_ = 0;
     attend();
@@ -105,9 +97,7 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
         return tell_untold(ret_message);
     }
     waiter().take_activity();
-    u64 rounds = 0;
-    u64 rounds_max = 0;
-    bool skipped = false;  // in this round
+    bool skipped = false;
     for (std::size_t left = source_.active_count(); left != 0; left--) {
         auto* attached = static_cast<Attached*>(source_.turn());
         if (attached == nullptr) {
@@ -116,21 +106,28 @@ int Subscriber::find(Found& ret_found, ipcbus_message* ret_message) {
         const int result = look_at(*attached, ret_found, ret_message);
         if (result == kSkipped) {
             skipped = true;
-            rounds_max = std::max(rounds_max, rounds_through(attached->reader()));
         } else if (result != -EAGAIN) {
             return result;
         }
         if (std::exchange(admitted_, false)) {
             left = source_.active_count() + 1;  // before a sleep all have been looked at
-        } else if (left == 1 && std::exchange(skipped, false) && ++rounds < rounds_max) {
-            left = source_.active_count() + 1;
         }
     }
     if (++empty_looks_ % kEmptyLooksPerGlance == 0) {
         waiter().sweep_if_due(sys::coarse_ns());
         look_at_connection();
     }
-    return nothing();
+    return skipped ? kSkipped : nothing();
+}
+
+/// Calls of find() after which all is skipped that stands in the active rings now.
+u64 Subscriber::rounds_to_newest() const {
+    u64 most = 0;
+    for (const protocol::Attachment* attachment :
+         source_.attachments().first(source_.active_count())) {
+        most = std::max(most, attachment->reader().records_to_newest());
+    }
+    return most / kSkipsMax + 1;
 }
 
 int Subscriber::look_at(Attached& attached, Found& ret_found, ipcbus_message* ret_message) {
@@ -311,20 +308,23 @@ void Subscriber::describe(const Attached& attached, const Record& record,
                                   attached.has_aside ? passed_over(attached) : 0};
 }
 
-/// For a set: whether there is anything to receive or to report. A loss that the look comes upon is
-/// kept for the receive that follows; a message stays where it is.
-bool Subscriber::ready() {
+/// For a set: 0: there is something to receive or to report; else -EAGAIN or kSkipped. A loss that
+/// the look comes upon is kept for the receive that follows; a message stays where it is.
+int Subscriber::ready() {
     if (!untold_.empty()) {
-        return true;
+        return 0;
     }
     sys::make_room(untold_);
     Found found;
     ipcbus_message message{};
     const int result = find(found, &message);
-    if (result != 0 && result != -EAGAIN) {
+    if (result == -EAGAIN || result == kSkipped) {
+        return result;
+    }
+    if (result != 0) {
         keep(result, message);
     }
-    return result != -EAGAIN;
+    return 0;
 }
 
 // -------------------------------------------------------------------------------- receiving
@@ -431,6 +431,7 @@ int Subscriber::receive_slowly(void* buffer, std::size_t bytes, i64 timeout_ns,
     const auto wait = [&](i64 for_ns) {
         return wait_until(waiter(), &source_, patience_, *this, for_ns,
                           [&] { return try_receive(buffer, bytes, message); },
+                          [&] { return rounds_to_newest(); },
                           [&] { return only_active(); },
                           [&] {
                               return only_plain() && receive_plainly(buffer, bytes, ret_message)

@@ -117,7 +117,8 @@ private:
     i64 try_borrow(ipcbus_message* ret_messages, std::size_t count);
     void describe(const Attached& attached, const protocol::Record& record,
                   ipcbus_message* ret_message);
-    bool ready();
+    int ready();
+    [[nodiscard]] u64 rounds_to_newest() const;
     /// Whatever is armed with this subscriber's rings, is no more.
     void disarm();
     /// The next call is to take the long way, and disarm.
@@ -234,7 +235,8 @@ private:
 
     // What the short way does not look at.
     std::unique_ptr<Readiness> readiness_;  ///< nullptr: no descriptor was asked for
-    bool caught_up_ = false;                ///< with history, all of it is attached; under the control lock
+    /// With history, all of it is attached. Under the control lock.
+    bool caught_up_ = false;
 };
 
 }  // namespace ipcbus::client

@@ -151,6 +151,20 @@ inline bool word_comes(const protocol::RingReader& reader) {
     return false;
 }
 
+/// What try_once answers when it has passed over some of what is not wanted, and there is more in
+/// a ring: go on, without a pause. No errno.
+constexpr int kSkipped = -4096;
+
+/// With a timeout of 0: goes on as far as there was something when the look began.
+template <class TryOnce>
+[[gnu::noinline]] int skip_on(u64 rounds, TryOnce&& try_once) {
+    int result = kSkipped;
+    for (; result == kSkipped && rounds != 0; rounds--) {
+        result = try_once();
+    }
+    return result == kSkipped ? -EAGAIN : result;
+}
+
 /// Calls `try_once` until it answers something but -EAGAIN, or the timeout passes. It looks at
 /// whatever the waiter has active, and at what the control side has stored; `elsewhere` tells,
 /// before a sleep, whether the latter has anything. `only`: the one source that is waited for;
@@ -160,28 +174,45 @@ inline bool word_comes(const protocol::RingReader& reader) {
 /// -EAGAIN, and try_once is asked). With a few looks for each pause, which is long, that takes a
 /// fifth off a message's way between near CPUs; with many, the way between distant ones is shorter
 /// still, but that between near ones longer.
-template <class TryOnce, class Watched, class TryWatched>
+/// `rounds()`: how often try_once may answer kSkipped until all is looked at that is there now.
+template <class TryOnce, class Rounds, class Watched, class TryWatched>
 int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience& patience,
-               protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once,
+               protocol::Elsewhere& elsewhere, i64 timeout_ns, TryOnce&& try_once, Rounds&& rounds,
                Watched&& watched, TryWatched&& try_watched) {
     int result = try_once();
-    if (result != -EAGAIN || timeout_ns == 0) {
+    if (timeout_ns == 0) {
+        return result == kSkipped ? skip_on(rounds(), try_once) : result;
+    }
+    if (result != -EAGAIN && result != kSkipped) {
         return result;
     }
     protocol::SpinBudget& budget = patience.budget;
     const i64 began_ns = sys::monotonic_ns();
     i64 now_ns = began_ns;
+    sys::Deadline deadline;
+    if (timeout_ns > 0 && timeout_ns < sys::kForeverNs - began_ns) {
+        deadline.at_ns = began_ns + timeout_ns;
+    }
+    const auto look = [&] {
+        int found = kSkipped;
+        do {
+            found = try_once();
+        } while (found == kSkipped && !deadline.passed());
+        return found == kSkipped ? -EAGAIN : found;
+    };
+    if (result == kSkipped) {
+        result = look();
+        if (result != -EAGAIN) {
+            return result;
+        }
+    }
     if (const i64 away_ns = patience.distance.found_empty(began_ns); away_ns != 0) {
         now_ns = look_away(now_ns, timeout_ns > 0 ? std::min(away_ns, timeout_ns) : away_ns);
-        result = try_once();
+        result = look();
         if (result != -EAGAIN) {
             return result;
         }
         patience.distance.in_vain();
-    }
-    sys::Deadline deadline;
-    if (timeout_ns > 0 && timeout_ns < sys::kForeverNs - began_ns) {
-        deadline.at_ns = began_ns + timeout_ns;
     }
     const i64 budget_ns = budget.ns();
     const i64 spin_until_ns =
@@ -195,7 +226,7 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
             }
             result = alone != nullptr ? try_watched() : -EAGAIN;
             if (result == -EAGAIN) {
-                result = try_once();
+                result = look();
             }
             if (result != -EAGAIN) {
                 budget.spun();
@@ -209,7 +240,7 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
         }
     }
     for (;;) {
-        result = try_once();
+        result = look();
         if (result != -EAGAIN) {
             break;
         }
@@ -219,7 +250,7 @@ int wait_until(protocol::Waiter& waiter, const protocol::Source* only, Patience&
         }
         const protocol::Waiter::Slept slept = waiter.sleep(left_ns, elsewhere, only);
         if (slept == protocol::Waiter::Slept::interrupted) {
-            result = try_once();
+            result = look();
             if (result != -EAGAIN) {
                 break;
             }

@@ -2,6 +2,8 @@
 // A reader's way through a ring: what is not on its hot path. The protocol is in ring_reader.hpp.
 #include "protocol/ring_reader.hpp"
 
+#include <algorithm>
+
 namespace ipcbus::protocol {
 
 RingReader::Look RingReader::odd_word(u64 position, u64 word, bool sequence_fits) const {
@@ -85,6 +87,19 @@ RingReader::Resync RingReader::go_to_newest(u64& ret_passed) {
         return Resync::again;
     }
     return go_to(newest_untrusted, ret_passed);
+}
+
+u64 RingReader::records_to_newest() const {
+    // acquire: as [R8]. Its sequence may be torn, and position() overtaken: bounded by what fits.
+    const u64 newest_untrusted = header()->newest.load(std::memory_order_acquire);
+    const i64 bytes = distance(newest_untrusted, position_);
+    if (newest_untrusted % kRecordAlignment != 0 || bytes < 0) {
+        return 0;
+    }
+    const u64 fit = std::min<u64>(static_cast<u64>(bytes), capacity_) / kRecordHeaderBytes;
+    const u64 records = header_at(newest_untrusted).sequence.load(std::memory_order_relaxed) -
+                        header_at(position_).sequence.load(std::memory_order_relaxed);
+    return std::min(fit, records) + 1;
 }
 
 /// `position` is within the ring, perhaps a boundary. Forward only.

@@ -88,6 +88,9 @@ public:
     }
 
     [[nodiscard]] u64 position() const { return position_; }
+    /// Of the records from position() up to the newest one: at least so many, unless it has been
+    /// overtaken; never more than fit between them. A bound for loops.
+    [[nodiscard]] u64 records_to_newest() const;
     /// The sequence that the record at position() must have.
     [[nodiscard]] u64 expected() const { return expected_; }
     [[nodiscard]] ReadableRing ring() const {

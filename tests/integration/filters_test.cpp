@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 
 using namespace ipcbus;
 using namespace ipcbus::test;
@@ -162,6 +163,77 @@ TEST_CASE("the largest message of a filter publication has room for the longest 
                             larger.size()) == -EMSGSIZE);
     const std::string too_long(256, 't');
     CHECK(ipcbus_publish_to(publisher.get(), too_long.c_str(), "x", 1) == -EINVAL);
+}
+
+namespace {
+
+/// Fills the ring of `publisher` with what nobody wants, until a subscriber that is slow holds it
+/// back: how many there was room for.
+int fill(const Publisher& publisher) {
+    int count = 0;
+    while (ipcbus_publish_to(publisher.get(), "x/other", "unwanted", 8) == 0) {
+        count++;
+    }
+    return count;
+}
+
+}  // namespace
+
+TEST_CASE("what is not wanted is passed over by and by: other rings and the time have their turn") {
+    const DaemonFixture daemon;
+    const Bus writers = connect(daemon.address());
+    const Bus readers = connect(daemon.address());
+    const Subscriber mine = subscribe(readers, "x/mine");
+    const Publisher publisher = advertise(writers, "x/+", 1 << 20);
+    REQUIRE(ipcbus_set_max_block(publisher.get(), 0) == 0);
+    const int all = fill(publisher);
+    REQUIRE(all > 10'000);
+    SUBCASE("a set: one round of each member, and the other one's message is found") {
+        const Subscriber other = subscribe(readers, "other");
+        const Publisher others = advertise(writers, "other");
+        publish(others, "first");
+        ipcbus_set* made = nullptr;
+        REQUIRE(ipcbus_set_create(readers.get(), &made) == 0);
+        const std::unique_ptr<ipcbus_set, void (*)(ipcbus_set*)> set(made, ipcbus_set_free);
+        REQUIRE(ipcbus_set_add(made, other.get()) == 0);
+        REQUIRE(ipcbus_set_add(made, mine.get()) == 0);  // looked at first
+        ipcbus_subscriber* found = nullptr;
+        REQUIRE(ipcbus_set_wait(made, 0, &found) == 0);
+        CHECK(found == other.get());
+        CHECK(receive(other, 0).payload == "first");
+        CHECK(fill(publisher) < all / 2);
+        // With a timeout of 0 as far as there is something.
+        CHECK(ipcbus_set_wait(made, 0, &found) == -EAGAIN);
+        CHECK(fill(publisher) > all / 2);
+    }
+    SUBCASE("a time that is over") {
+        CHECK(receive(mine, 1).result == -ETIMEDOUT);
+        CHECK(fill(publisher) < all / 2);
+    }
+    SUBCASE("to its end, and to what stands there") {
+        CHECK(receive(mine, 0).result == -EAGAIN);
+        CHECK(fill(publisher) > all / 2);
+        CHECK(receive(mine, 0).result == -EAGAIN);
+        for (int i = 0; i < all / 2; i++) {
+            REQUIRE(ipcbus_publish_to(publisher.get(), "x/other", "unwanted", 8) == 0);
+        }
+        publish_to(publisher, "x/mine", "wanted");
+        CHECK(receive(mine, 0).payload == "wanted");
+    }
+    SUBCASE("borrowed, and with all the time there is") {
+        ipcbus_message message;
+        CHECK(ipcbus_borrow(mine.get(), 1, &message) == -ETIMEDOUT);
+        CHECK(ipcbus_borrow(mine.get(), 0, &message) == -EAGAIN);
+        REQUIRE(fill(publisher) > all / 2);
+        CHECK(ipcbus_borrow(mine.get(), 0, &message) == -EAGAIN);
+        for (int i = 0; i < all / 2; i++) {
+            REQUIRE(ipcbus_publish_to(publisher.get(), "x/other", "unwanted", 8) == 0);
+        }
+        publish_to(publisher, "x/mine", "wanted");
+        REQUIRE(ipcbus_borrow(mine.get(), kLongNs, &message) == 0);
+        CHECK(message.size == 6);
+        CHECK(ipcbus_release(mine.get()) == 0);
+    }
 }
 
 TEST_CASE("names that are no topics or filters, and those that belong to the bus") {
