@@ -183,7 +183,8 @@ private:
             }
             timeout_ns = 0;
         }
-        const std::size_t count_max = command_ ? 1 : batch_;
+        // One by one: what stops the tool finds nothing taken that was not done.
+        const std::size_t count_max = command_ || target_ ? 1 : batch_;
         const auto count = static_cast<std::size_t>(
             std::min<std::uint64_t>(count_max, options_.count_max - received_));
         const std::int64_t result =
@@ -248,10 +249,8 @@ private:
         if (command_ && taken > 0) {
             run_command(messages.front(), received_ns);
         }
-        for (std::size_t i = 0; target_ && i < taken && stop_signal() == 0; i++) {
-            send_signal(messages[i].sequence);
-        }
-        if (target_) {
+        if (target_ && taken > 0) {
+            send_signal(messages.front().sequence);
             restart_idle();
         }
         return code;

@@ -111,16 +111,53 @@ bool runs_as(pid_t pid, uid_t uid) {
     return true;
 }
 
+bool is_root_or_us(uid_t uid) { return uid == 0 || uid == ::geteuid(); }
+
+/// The directories that `path` names, from the first one on. Empty: nobody may have put another
+/// file in the place of `file` but root, us, and its owner, who may do so for processes of its own.
+/// Who may change one directory may change all below it, but not that it stands on the way: looked
+/// at one after the other, while they may change, it is found all the same.
+std::string why_path_not_trusted(const std::string& path, const struct stat& file, pid_t pid) {
+    std::string way = path.front() == '/' ? "/" : ".";
+    for (std::size_t end = 0; end != std::string::npos; end = path.find('/', end + 1)) {
+        if (end != 0) {
+            way = path.substr(0, end);
+        }
+        struct stat named{};
+        struct stat status{};
+        if (::lstat(way.c_str(), &named) != 0 || ::stat(way.c_str(), &status) != 0) {
+            return quoted(way) + " on its way: " + std::strerror(errno);
+        }
+        if (!is_root_or_us(named.st_uid) && S_ISLNK(named.st_mode)) {
+            return quoted(way) + " on its way is a symbolic link of user " +
+                   std::to_string(named.st_uid) + "'s";
+        }
+        if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (status.st_mode & S_ISVTX) == 0) {
+            return "others than its owner may write the directory " + quoted(way) +
+                   " (chmod go-w, or +t)";
+        }
+        const uid_t owner = status.st_uid;
+        if (!is_root_or_us(owner) && (file.st_uid != owner || !runs_as(pid, owner))) {
+            return "the directory " + quoted(way) + " belongs to user " + std::to_string(owner) +
+                   ", who is not that of both the file and process " + std::to_string(pid);
+        }
+    }
+    return "";
+}
+
 /// Empty: the file may say whom to signal.
-std::string why_not_trusted(const struct stat& file, pid_t pid) {
+std::string why_not_trusted(const std::string& path, const struct stat& file, pid_t pid) {
+    if (!S_ISREG(file.st_mode) || file.st_nlink != 1) {
+        return "it is no regular file, or has more names than this";
+    }
     if ((file.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
         return "others than its owner may write it (chmod go-w)";
     }
-    if (file.st_uid != 0 && file.st_uid != ::geteuid() && !runs_as(pid, file.st_uid)) {
+    if (!is_root_or_us(file.st_uid) && !runs_as(pid, file.st_uid)) {
         return "it belongs to user " + std::to_string(file.st_uid) +
                ", who is not that of process " + std::to_string(pid) + ", nor ours, nor root";
     }
-    return "";
+    return why_path_not_trusted(path, file, pid);
 }
 
 /// Real-time signals are queued, each of them, or refused; sent as kill(2) does, they would be
@@ -152,7 +189,7 @@ SignalTarget::SignalTarget(std::string pidfile, int number)
 Result<void> SignalTarget::send() {
     for (int tries = 0;; tries++) {
         struct stat now{};
-        if (!process_ || ::stat(pidfile_.c_str(), &now) != 0 || !same(now, file_)) {
+        if (!process_ || ::lstat(pidfile_.c_str(), &now) != 0 || !same(now, file_)) {
             IPCBUS_TRY(find_again());
         }
         if (send_to(process_.get(), number_) == 0) {
@@ -186,8 +223,12 @@ Result<void> SignalTarget::find_again() {
 Result<void> SignalTarget::find() {
     constexpr std::int64_t kSlackNs = 1'000'000'000;  // of clocks that are set, and of ticks
     process_.reset();
-    const UniqueFd file(::open(pidfile_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    const UniqueFd file(
+        ::open(pidfile_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY));
     struct stat status{};
+    if (!file && errno == ELOOP) {
+        return fail(EPERM, quoted(pidfile_) + " is not trusted: it is a symbolic link");
+    }
     if (!file || ::fstat(file.get(), &status) != 0) {
         return fail(errno, quoted(pidfile_) + ": " + std::strerror(errno));
     }
@@ -204,7 +245,7 @@ Result<void> SignalTarget::find() {
     const std::int64_t written_ns =
         std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
     const Result<std::int64_t> began_ns = started_ns(pid.value());
-    const std::string distrust = why_not_trusted(status, pid.value());
+    const std::string distrust = why_not_trusted(pidfile_, status, pid.value());
     // Whether it still runs is asked after all that was read of it: else that may be another one's.
     if (::syscall(SYS_pidfd_send_signal, process.get(), 0, nullptr, 0) != 0 && errno == ESRCH) {
         return fail(ESRCH, who + " has ended");

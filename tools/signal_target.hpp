@@ -9,8 +9,11 @@
 // that is held by its pidfd no number can be reused: what is sent reaches it, or nobody. The file
 // is looked at before each signal: a service that was restarted has written another one.
 //
-// Whoever can write the file chooses who is signalled. So it must belong to root, to us or to whom
-// it names, and nobody else may write it: else a service could aim root's signals.
+// Whoever can write the file, or put another one in its place, chooses who is signalled. So it must
+// belong to root, to us or to whom it names, and nobody else may write it: else a service could aim
+// root's signals. It must have one name, and be no link; and so must each directory on the way be
+// root's or ours, or file and process be of the user whose it is; and others must not be able to
+// write it, or remove from it what is not theirs (the sticky bit).
 #pragma once
 
 #include "sys/result.hpp"

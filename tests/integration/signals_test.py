@@ -44,7 +44,7 @@ class SignalsSent(Case):
     def target(self, pending_max=0, uid=0):
         """`uid`: whose it becomes; 0: ours."""
         if uid != 0:
-            os.chmod(self.directory, 0o777)
+            os.chmod(self.directory, 0o1777)
         process = subprocess.Popen(
             [sys.executable, "-c", self.TARGET, self.pidfile, str(pending_max), str(uid)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
@@ -105,6 +105,64 @@ class SignalsSent(Case):
                 self.assertIn(text, result.err)
         target.kill()
         self.assertEqual(target.stdout.read(), b"")
+
+    def refused(self, target, text):
+        sender = self.sender("-C", "1")
+        self.assertDone(self.pub("t", "-n"))
+        result = sender.finish()
+        self.assertFails(result, 1, "is not trusted: ")
+        self.assertIn(text, result.err)
+        target.kill()
+        self.assertEqual(target.stdout.read(), b"")
+
+    def test_a_link_in_the_place_of_the_file_is_not_trusted(self):
+        real = self.pidfile + ".real"
+        for link, text in ((os.symlink, "it is a symbolic link"), (os.link, "has more names")):
+            with self.subTest(text=text):
+                target = self.target()
+                os.rename(self.pidfile, real)
+                link(real, self.pidfile)
+                self.refused(target, text)
+                os.unlink(self.pidfile)
+
+    def test_a_directory_that_others_may_write_is_not_trusted(self):
+        inner = os.path.join(self.directory, "inner")
+        os.mkdir(inner)
+        self.pidfile = os.path.join(inner, "service.pid")
+        for place in (inner, self.directory):
+            for mode, trusted in ((0o770, False), (0o702, False), (0o1777, True)):
+                with self.subTest(place=place, mode=mode):
+                    os.chmod(place, mode)
+                    target = self.target()
+                    if trusted:
+                        sender = self.sender("-C", "1")
+                        self.assertDone(self.pub("t", "-n"))
+                        self.assertDone(sender.finish(), b"")
+                        self.assertEqual(target.stdout.readline(), b"signalled\n")
+                    else:
+                        self.refused(target, "may write the directory")
+            os.chmod(place, 0o700)
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    def test_a_directory_of_the_service_holds_no_other_ones_file(self):
+        real = os.path.join(self.directory, "real")
+        service = os.path.join(self.directory, "service")
+        os.mkdir(real)
+        os.mkdir(service)
+        os.chown(service, 12345, 12345)
+        # A file of ours that it has come by, and a link that it has set, on the way to ours.
+        self.pidfile = os.path.join(service, "service.pid")
+        target = self.target()
+        self.refused(target, "belongs to user 12345")
+        self.pidfile = os.path.join(real, "service.pid")
+        target = self.target()
+        os.symlink(real, os.path.join(service, "link"))
+        os.lchown(os.path.join(service, "link"), 12345, 12345)
+        self.pidfile = os.path.join(service, "link", "service.pid")
+        self.refused(target, "belongs to user 12345")
+        target = self.target()
+        os.chown(service, 0, 0)
+        self.refused(target, "is a symbolic link of user 12345's")
 
     @unittest.skipUnless(os.geteuid() == 0, "needs another user")
     def test_a_service_that_owns_its_file(self):
