@@ -31,6 +31,7 @@ namespace {
 
 constexpr std::string_view kTool = "ipcbus-pub";
 constexpr std::size_t kBatch = 1024;
+constexpr std::int64_t kWarningEveryNs = 1'000'000'000;
 constexpr std::int64_t kCatchUpNs = 100'000'000;
 /// What fits any ring that an administrator is likely to configure.
 constexpr std::uint64_t kUsualBytes = 4096;
@@ -236,6 +237,15 @@ private:
         return kExitFailed;
     }
 
+    /// Of what its writers do wrong, whom it does not trust to do so rarely.
+    bool may_warn() {
+        if (options_.common.quiet || !next_warning_.passed()) {
+            return false;
+        }
+        next_warning_ = sys::Deadline::after(kWarningEveryNs);
+        return true;
+    }
+
     /// What follows from there being no next message.
     int after(MessageSource::Step step, MessageSource& source) {
         using Step = MessageSource::Step;
@@ -249,17 +259,19 @@ private:
             case Step::end: return kExitDone;
             case Step::timed_out: return timed_out(-ETIMEDOUT);
             case Step::too_long: {
-                const int code = too_long("message " + std::to_string(source.count() + 1),
-                                          source.long_bytes());
+                if (options_.fifo.empty() || may_warn()) {
+                    (void)too_long("message " + std::to_string(source.count() + 1),
+                                   source.long_bytes());
+                }
                 if (options_.fifo.empty()) {
-                    return code;
+                    return kExitFailed;
                 }
                 source.drop_long();  // those of other writers go on
                 return kGoOn;
             }
             case Step::cut_short:
                 if (!options_.fifo.empty()) {
-                    if (!options_.common.quiet) {
+                    if (may_warn()) {
                         report(kTool, "a writer of " + input + " ended inside a message");
                     }
                     return kGoOn;  // its next one begins anew
@@ -280,6 +292,7 @@ private:
     ipcbus_publisher* const publisher_;  // borrowed
     const sys::Deadline deadline_;
     Pacer pacer_;
+    sys::Deadline next_warning_{0};
     std::uint64_t published_ = 0;
 };
 

@@ -93,12 +93,22 @@ bool MessageSource::take(ipcbus_buffer& ret_message) {
 
 void MessageSource::drop_long() {
     IPCBUS_ASSERT(!fifo_.empty());
-    long_bytes_ = 0;
+    const std::uint64_t bytes = std::exchange(long_bytes_, 0);
+    if (framing_ == Framing::length_prefixed) {
+        drop_bytes_ = kLengthBytes + bytes;
+    }
     dropping_ = true;
 }
 
 /// True: what is pending now is the next message, or the beginning of it.
 bool MessageSource::drop() {
+    if (framing_ == Framing::length_prefixed) {
+        const std::uint64_t bytes = std::min<std::uint64_t>(drop_bytes_, pending());
+        drop_bytes_ -= bytes;
+        begin_ = scanned_ = begin_ + static_cast<std::size_t>(bytes);
+        dropping_ = drop_bytes_ != 0;
+        return !dropping_;
+    }
     const bool terminated = framing_ == Framing::lines || framing_ == Framing::nul;
     scanned_ = begin_;
     const char* found = terminated ? find(framing_ == Framing::lines ? '\n' : '\0') : nullptr;

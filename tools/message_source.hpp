@@ -48,7 +48,8 @@ public:
                             const sys::Deadline& deadline);
 
     /// After too_long, of a FIFO that is followed: goes on behind that message. Lines and the like
-    /// end with their terminator, everything else with its writer.
+    /// end with their terminator, what has its length before it after so many bytes, and each of
+    /// them with its writer, as does what is one message as a whole.
     void drop_long();
 
     /// Messages handed out so far.
@@ -82,6 +83,7 @@ private:
     std::size_t end_ = 0;
     bool ended_ = false;  ///< of a followed one: a writer has gone
     bool dropping_ = false;  ///< what comes is the rest of a message that was too long
+    std::uint64_t drop_bytes_ = 0;  ///< of that, if its length is known
     bool whole_taken_ = false;
     std::uint64_t count_ = 0;
     std::uint64_t long_bytes_ = 0;

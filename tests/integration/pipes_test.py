@@ -140,17 +140,30 @@ class Pipes(Case):
                 writer.write(text)
             self.expect(reader, text)
         self.assertDone(publisher.finish())
-        os.unlink(path)
-        path, reader, publisher = self.follower("--framed", "-C", "2")
         for broken in (b"\x05\0", b"\x05\0\0\0abc"):
+            os.unlink(path)
+            path, reader, publisher = self.follower("--framed", "-C", "2")
             with open(path, "wb") as writer:
                 writer.write(broken)
             self.assertRegex(publisher.process.stderr.readline().decode(),
                              r"\Aipcbus-pub: a writer of '.*' ended inside a message\n\Z")
+            with open(path, "wb") as writer:
+                writer.write(b"\x03\0\0\0one\x03\0\0\0two")
+            self.expect(reader, b"one", b"two")
+            self.assertDone(publisher.finish())
+
+    def test_what_its_writers_do_wrong_is_said_once_a_second(self):
+        self.start_daemon()
+        path, reader, publisher = self.follower("--ring-size", "64KiB")
+        began = time.monotonic()
         with open(path, "wb") as writer:
-            writer.write(b"\x03\0\0\0one\x03\0\0\0two")
-        self.expect(reader, b"one", b"two")
-        self.assertDone(publisher.finish())
+            writer.write((b"x" * 100_000 + b"\nshort\n") * 200)
+        self.expect(reader, *[b"short"] * 200)
+        took = time.monotonic() - began
+        publisher.signal(signal.SIGTERM)
+        lines = publisher.finish().err.splitlines()
+        self.assertIn("cannot publish message 1: ", lines[0])
+        self.assertLessEqual(len(lines), took + 2)
 
     def test_what_cannot_be_followed(self):
         self.assertFails(self.tool(PUB, "t", "--follow", "/nonexistent/fifo").finish(), 1,

@@ -18,7 +18,7 @@
 #include <vector>
 
 using namespace ipcbus::tools;
-using namespace std::string_view_literals;
+using namespace std::literals;
 using ipcbus::sys::Deadline;
 using ipcbus::sys::UniqueFd;
 using Framing = MessageSource::Framing;
@@ -327,6 +327,23 @@ TEST_CASE("a message of a FIFO that is too long is dropped, and nothing else") {
             CHECK(source.next(messages, kBatch, Deadline::after(20'000'000)) == Step::timed_out);
             put(fifo.writer(), "another\n");
             expect(source, "another");
+        }
+    }
+    SUBCASE("framed, by a writer that goes on") {
+        MessageSource source(first.get(), Framing::length_prefixed, kFew, fifo.path);
+        UniqueFd writer = fifo.writer();
+        for (int i = 0; i < 3; i++) {
+            put(writer, "\xe9\3\0\0"s + large + "\3\0\0\0abc"s);
+            expect_dropped(source);
+            expect(source, "abc");
+            // By and by.
+            put(writer, "\xe9\3\0\0"s + large.substr(500));
+            expect_dropped(source);
+            CHECK(source.next(messages, kBatch, Deadline::after(20'000'000)) == Step::timed_out);
+            put(writer, large.substr(0, 499));
+            CHECK(source.next(messages, kBatch, Deadline::after(20'000'000)) == Step::timed_out);
+            put(writer, "x\0\0\0\0"s);
+            expect(source, "");
         }
     }
     SUBCASE("framed and whole") {
