@@ -282,7 +282,7 @@ TEST_CASE("every frame in every state does what the table says") {
                 stage.neighbour().settle();
             }
         }
-        for (const u16 number : {0, 13, 63, 75, 0x8001, 0xffff}) {
+        for (const u16 number : {0, 13, 63, 76, 0x8001, 0xffff}) {
             INFO(name(state), ", ", number);
             const auto type = static_cast<FrameType>(number);
             Visitor visitor = stage.visitor(state);

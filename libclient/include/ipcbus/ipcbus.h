@@ -241,9 +241,10 @@ struct ipcbus_subscriber_options {
 /*
  * Subscribes to every topic that `filter` matches (`+`: one level, `#`: all the rest), now and
  * later. When it returns, no message published afterwards is missed, and what `history` asked for
- * is there to be received. The caller owns *ret_subscriber. Errors: -EINVAL, -EDQUOT, -EMFILE,
- * -EACCES, -ESHUTDOWN; with `history`, -EPROTONOSUPPORT (the daemon is older than that) and
- * -ETIMEDOUT (it has not told in 10 s of all there is).
+ * is there to be received (but for publications that the daemon has no room to attach just now:
+ * these, and their history, come later). The caller owns *ret_subscriber. Errors: -EINVAL,
+ * -EDQUOT, -EMFILE, -EACCES, -ESHUTDOWN; with `history`, -EPROTONOSUPPORT (the daemon is older
+ * than that) and -ETIMEDOUT (it has not told in 10 s of all there is).
  */
 IPCBUS_EXPORT int ipcbus_subscribe(ipcbus_bus *bus, const char *filter,
                                    const struct ipcbus_subscriber_options *options,
