@@ -186,11 +186,15 @@ TEST_CASE("what is not wanted is passed over by and by: other rings and the time
     const Subscriber mine = subscribe(readers, "x/mine");
     const Publisher publisher = advertise(writers, "x/+", 1 << 20);
     REQUIRE(ipcbus_set_max_block(publisher.get(), 0) == 0);
+    publish_to(publisher, "x/mine", "attached");
+    REQUIRE(receive(mine).payload == "attached");
     const int all = fill(publisher);
     REQUIRE(all > 10'000);
     SUBCASE("a set: one round of each member, and the other one's message is found") {
         const Subscriber other = subscribe(readers, "other");
         const Publisher others = advertise(writers, "other");
+        publish(others, "attached");
+        REQUIRE(receive(other).payload == "attached");
         publish(others, "first");
         ipcbus_set* made = nullptr;
         REQUIRE(ipcbus_set_create(readers.get(), &made) == 0);
