@@ -98,20 +98,19 @@ class SignalsSent(Case):
                 os.chmod(self.pidfile, mode)
                 if owner is not None:
                     os.chown(self.pidfile, owner, owner)
-                sender = self.sender("-C", "1")
-                self.assertDone(self.pub("t", "-n"))
-                result = sender.finish()
-                self.assertFails(result, 1, "is not trusted: ")
-                self.assertIn(text, result.err)
+                self.not_trusted(text)
         target.kill()
         self.assertEqual(target.stdout.read(), b"")
 
-    def refused(self, target, text):
+    def not_trusted(self, text):
         sender = self.sender("-C", "1")
         self.assertDone(self.pub("t", "-n"))
         result = sender.finish()
         self.assertFails(result, 1, "is not trusted: ")
         self.assertIn(text, result.err)
+
+    def refused(self, target, text):
+        self.not_trusted(text)
         target.kill()
         self.assertEqual(target.stdout.read(), b"")
 
