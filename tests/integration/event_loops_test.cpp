@@ -484,13 +484,19 @@ void receive_by_signals(const Subscriber& subscriber, int number, const void* va
     }
 }
 
-/// As mq_notify: when it goes from empty to not empty.
-void signals(const std::string& address, Stage& /*stage*/) {
+/// A real-time signal that this process takes by waiting for it only.
+int blocked_signal() {
     const int number = SIGRTMIN + 3;
     sigset_t blocked;
     (void)::sigemptyset(&blocked);
     (void)::sigaddset(&blocked, number);
     must_be(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0, "sigprocmask");
+    return number;
+}
+
+/// As mq_notify: when it goes from empty to not empty.
+void signals(const std::string& address, Stage& /*stage*/) {
+    const int number = blocked_signal();
     const Bus bus = connect(address);
     const Bus writers = connect(address);
     const Subscriber subscriber = subscribe(bus, "signal");
@@ -553,11 +559,7 @@ int signals_within(std::int64_t ns, int number, std::span<const Subscriber* cons
 
 /// A receive of one's own accord is no news, and no reason for a signal.
 void needless_signals(const std::string& address, Stage& /*stage*/) {
-    const int number = SIGRTMIN + 3;
-    sigset_t blocked;
-    (void)::sigemptyset(&blocked);
-    (void)::sigaddset(&blocked, number);
-    must_be(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0, "sigprocmask");
+    const int number = blocked_signal();
     const Bus bus = connect(address);
     const Subscriber one = subscribe(bus, "one");
     const Subscriber other = subscribe(bus, "other");
