@@ -194,7 +194,7 @@ class Checker:
         fault = ""
         if "max search depth too small" in done.stdout:
             fault = "the search was not deep enough"
-        elif "out of memory" in done.stdout or "memory limit" in done.stdout:
+        elif any(text in done.stdout for text in ("out of memory", "memory limit", "MEMLIM bound")):
             fault = "out of memory"
         elif "sb[" in what or "invalid array index" in what:
             fault = "the model itself is wrong: " + what
