@@ -19,7 +19,9 @@ void ReaderTable::add(const ReaderEntry& entry) {
                               .waiters = entry.waiters,
                               .cursor = entry.start,
                               .bit = static_cast<u16>(entry.bit),
-                              .reliable = entry.reliable});
+                              .reliable = entry.reliable,
+                              .owed_from = entry.start,
+                              .owed_to = entry.start});
     changes_++;
     round_due_ = true;
 }
@@ -50,10 +52,38 @@ bool ReaderTable::knows(const PeerWaiters& waiters) const {
                        [&waiters](const Reader& reader) { return reader.waiters == &waiters; });
 }
 
+void ReaderTable::address(u64 attachment, u64 position, u64 end) {
+    for (Reader& reader : readers_) {
+        if (attachment == 0 || reader.attachment == attachment) {
+            reader.owed_from = owes(reader) ? reader.owed_from : position;
+            reader.owed_to = end;
+        }
+    }
+}
+
+u64 ReaderTable::wanted(u64 needed) const {
+    u64 first = needed;
+    for (const Reader& reader : readers_) {
+        if (addressed_ && in_the_way(reader, needed) && distance(reader.owed_to, first) < 0) {
+            first = reader.owed_to;
+        }
+    }
+    return first;
+}
+
+/// A cursor of one that does not count is looked at, too, but believed only where it is possible.
+void ReaderTable::look(Reader& reader) {
+    // [W1] acquire: as in smallest_cursor().
+    const u64 cursor_untrusted = reader.slot->cursor.load(std::memory_order_acquire);
+    if (cursor_untrusted != 0 && distance(cursor_untrusted, reader.cursor) > 0) {
+        reader.cursor = cursor_untrusted;  // beyond the writer: then it has read all, as it says
+    }
+}
+
 u64 ReaderTable::smallest_cursor(u64 position) {
     u64 smallest = position;
     for (Reader& reader : readers_) {
-        if (!reader.reliable) {
+        if (!counts(reader)) {
             continue;
         }
         // [W1] acquire: the reads below the cursor are done. Pairs with [R6].
@@ -69,8 +99,8 @@ u64 ReaderTable::smallest_cursor(u64 position) {
             reader.moved = true;
             reader.cursor = cursor;
         }
-        if (distance(smallest, cursor) > 0) {
-            smallest = cursor;
+        if (counts(reader) && distance(smallest, hold(reader)) > 0) {
+            smallest = hold(reader);
         }
     }
     return smallest;

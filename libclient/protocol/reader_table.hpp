@@ -20,6 +20,14 @@
 // is reported once. One that stands still for the stall timeout while the writer waits for it is
 // demoted: the writer's own decision, which needs nobody's consent, for a reader finds out by
 // [R4] that it was overtaken.
+//
+// ADDRESSED RECORDS. Where each record is to one reader, or to all (requests: exchange.hpp), a
+// reader holds the writer as long as it has not read all that is to it, and from the first of those
+// on: it counts as [W1] its cursor or that record's position, whichever is later, and not at all
+// once its cursor is behind the last one. So who is busy does not hold up the others, and is
+// overtaken without losing anything. All of it is the writer's own book, kept by its one thread;
+// cursors are stored and read as ever. What a reader loses that has been demoted is told to the
+// writer (overtaken()).
 // Checked: tests/model/wake.pml (rounds), full.pml (cursors, stall), join.pml.
 #pragma once
 
@@ -65,6 +73,29 @@ public:
     /// Whether an attachment of that peer is left.
     [[nodiscard]] bool knows(const PeerWaiters& waiters) const;
 
+    /// From now on each record is said to address() somebody. Nobody is in the table yet.
+    void set_addressed() { addressed_ = true; }
+    [[nodiscard]] bool addressed() const { return addressed_; }
+    /// The record from `position` to `end` is to that attachment; 0: to all.
+    void address(u64 attachment, u64 position, u64 end);
+    /// What was below `floor` may be overwritten by now. `visit(u64 attachment)`: of those who hold
+    /// nobody, each that has not read all that was to it. Once for all that is to it now.
+    template <class Visit>
+    void overtaken(u64 floor, Visit&& visit) {
+        for (Reader& reader : readers_) {
+            if (!reader.reliable && is_behind(reader, floor)) {
+                look(reader);
+                if (is_behind(reader, floor)) {
+                    reader.owed_from = reader.owed_to = reader.cursor;
+                    visit(reader.attachment);
+                }
+            }
+        }
+    }
+    /// The cursor to wait for if the writer needs `needed`: the first at which somebody in the way
+    /// may be out of it. To be asked again after the fence [B3], for that one may be by then.
+    [[nodiscard]] u64 wanted(u64 needed) const;
+
     /// [W1] The smallest cursor of the reliable attachments; `position` if there is none.
     [[nodiscard]] u64 smallest_cursor(u64 position);
     /// Grows with each add() and remove(): the smallest cursor is another one.
@@ -75,7 +106,7 @@ public:
     template <class Visit>
     void holders(u64 needed, Visit&& visit) const {
         for (const Reader& reader : readers_) {
-            if (reader.reliable && distance(reader.cursor, needed) < 0) {
+            if (in_the_way(reader, needed)) {
                 visit(reader.attachment);
             }
         }
@@ -91,8 +122,7 @@ public:
     void stall(u64 needed, u64 position, u32 slices_max, IsOwn&& is_own) {
         count_slice(position);
         for (const Reader& reader : readers_) {
-            if (reader.reliable && distance(reader.cursor, needed) < 0 &&
-                reader.slices >= slices_max) {
+            if (in_the_way(reader, needed) && reader.slices >= slices_max) {
                 demote_client(*reader.waiters, needed, slices_max, is_own);
             }
         }
@@ -133,11 +163,32 @@ private:
         u16 bit;
         bool reliable;
         bool moved = false;     ///< since the last slice
+        u64 owed_from = 0;      ///< of records to it: where the first begins that it may not have
+        u64 owed_to = 0;        ///< read, and where the last one ends
     };
 
-    [[nodiscard]] static bool has_more(const Reader& reader, u64 position) {
-        return reader.reliable && distance(reader.cursor, position) < 0;
+    [[nodiscard]] bool owes(const Reader& reader) const {
+        return addressed_ && distance(reader.cursor, reader.owed_to) < 0;
     }
+    [[nodiscard]] bool is_behind(const Reader& reader, u64 floor) const {
+        return owes(reader) && distance(hold(reader), floor) < 0;
+    }
+    /// Whether the writer waits for it at all,
+    [[nodiscard]] bool counts(const Reader& reader) const {
+        return reader.reliable && (!addressed_ || owes(reader));
+    }
+    /// and where.
+    [[nodiscard]] u64 hold(const Reader& reader) const {
+        return addressed_ && distance(reader.cursor, reader.owed_from) < 0 ? reader.owed_from
+                                                                          : reader.cursor;
+    }
+    [[nodiscard]] bool in_the_way(const Reader& reader, u64 needed) const {
+        return counts(reader) && distance(hold(reader), needed) < 0;
+    }
+    [[nodiscard]] bool has_more(const Reader& reader, u64 position) const {
+        return counts(reader) && distance(reader.cursor, position) < 0;
+    }
+    void look(Reader& reader);
     void count_slice(u64 position);
     template <class IsOwn>
     void demote_client(const PeerWaiters& client, u64 needed, u32 slices_max, IsOwn&& is_own) {
@@ -145,8 +196,8 @@ private:
             if (!reader.reliable || reader.waiters != &client || reader.slices + 1 < slices_max) {
                 continue;
             }
-            const bool in_the_way = distance(reader.cursor, needed) < 0;
-            if (in_the_way ? reader.slices >= slices_max : !is_own(reader.attachment)) {
+            if (in_the_way(reader, needed) ? reader.slices >= slices_max
+                                           : !is_own(reader.attachment)) {
                 reader.reliable = false;
                 faults_.push_back({reader.attachment, Complaint::stalled});
             }
@@ -160,6 +211,7 @@ private:
     u64 moves_ = 0;
     u64 changes_ = 0;
     bool round_due_ = false;
+    bool addressed_ = false;
 };
 
 }  // namespace ipcbus::protocol

@@ -56,6 +56,10 @@ bool RingPublisher::raise(u64 bytes) {
     }
     const bool raised = writer_.raise(bytes, smallest_);
     tell_faults();
+    if (raised && readers_.addressed()) {
+        readers_.overtaken(writer_.announced() - writer_.capacity(),
+                           [this](u64 attachment) { control_.overtaken(attachment); });
+    }
     if (raised && attention_changed()) {
         // The room that was raised is the writer's: the margin in settle_start covers it. From the
         // next raise on, the new readers' cursors count.
@@ -177,7 +181,8 @@ RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadl
     for (;;) {
         // [B1] acquire: before every look. Pairs with ring_bell.
         const u32 bell = words_.bell->load(std::memory_order_acquire);
-        want(needed);
+        const u64 wanted = readers_.wanted(needed);
+        want(wanted);
         full_fence();  // [B3] pairs with [C1] and the daemon's fence before it looks at `asleep`
         if (attention_changed()) {
             (void)control_.take_in(words_.mailbox->attention.load(std::memory_order_relaxed));
@@ -190,6 +195,9 @@ RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadl
         if (moves != readers_.moves()) {
             moves = readers_.moves();
             fruitless_wakes_ = 0;  // one of many has made way: that is no malice
+        }
+        if (readers_.wanted(needed) != wanted) {
+            continue;  // who would have crossed it has, unseen
         }
         if (waits_for_itself(bytes)) {
             return Status::own_reader;

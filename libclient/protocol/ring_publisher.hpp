@@ -36,6 +36,8 @@
 //        it what else of its client stands still further on: one after the other, each would hold
 //        the writer. hurry = 0 when there is room and nobody stands still: as long as a count is
 //        kept, a move that would end it is to be seen, also one between two waits.
+//   Where records are addressed (reader_table.hpp) the cursor needed in [B2] is the first at which
+//   somebody in the way may be out of it; if after [B4] that is another one, [B1] again.
 // A reader that frees room after [B4] has stored its cursor after our fence, so its load [C2] sees
 // `wanted` and it rings; the bell has moved since [B1]. A reader's death, or an attachment, is seen
 // by [B4] or rings, too: the daemon raises attention, sends, then rings who is asleep.
@@ -68,6 +70,8 @@ public:
     virtual void complain(const ReaderTable::Fault& fault) = 0;
     /// Whether that attachment is read by the calling thread: to wait for it would be for ever.
     virtual bool is_own(u64 attachment) = 0;
+    /// A record that was to that attachment, which no more holds the writer, may be lost to it.
+    virtual void overtaken(u64 /*attachment*/) {}
 
 protected:
     ~Control() = default;

@@ -19,6 +19,9 @@
  *           else can move, and two of them without a move are a stall
  *   -DLIAR  the last reader reads nothing, and stores any cursor, LIAR times; and -DSTOP's slices
  *   -DMANY  publish_many: finish() at the end, or before the writer waits
+ *   -DADDRESSED  record n is to reader n modulo NR, which stores its cursor when it has received it
+ *           and only then may go away; who has read all that is to it holds nobody. Readers do not
+ *           sleep here: how they are woken is the same
  *
  * PROPERTIES. When nothing can move any more the writer has published all, every reader that lives
  * and goes on has read all (nobody sleeps although there is room, or news, and nobody waits for the
@@ -46,7 +49,10 @@
     X(NO_STALL)             /* nobody is demoted */                                              \
     X(ZERO_IS_A_CURSOR)     /* a slot of 0 taken for a position */                               \
     X(UNSIGNED)             /* cursors compared by <: -DWRAP */                                  \
-    X(ACCUSED_COUNTS_ALL)   /* one bad cursor, and nobody is counted */
+    X(ACCUSED_COUNTS_ALL)   /* one bad cursor, and nobody is counted */                         \
+    X(WANTED_NEEDED)        /* wanted is where the record would have room: -DADDRESSED */        \
+    X(WANTED_ONCE)          /* not looked at again after the fence: -DADDRESSED */               \
+    X(NO_STORE_RECEIVED)    /* cursor not stored when a record to it was received: the same */
 #ifndef NR
 #define NR 1
 #endif
@@ -96,6 +102,24 @@
 #endif
 bool blocked_writer, blocked[NR], dead[NR], away[NR], stopped[NR], done, gone[NR];
 byte rd[NR], frame, last_rung[NR], told_dead;
+#ifdef ADDRESSED
+byte owed_from[NR], owed_to[NR];
+#define TO(p) (DIST(p, ORIGIN) % NR)
+#define FIRST_TO(r, p) PLUS(p, ((r) + NR - TO(p)) % NR)
+#define OWES(r) LESS(believed[r], owed_to[r])
+#define HOLD(r) (LESS(believed[r], owed_from[r]) -> owed_from[r] : believed[r])
+#else
+#define OWES(r) true
+#define HOLD(r) believed[r]
+#endif
+/* the last record asks for room for one unit more, and does not need it in the end: a cursor may be
+ * out of the way before it is where the record would have room */
+#ifdef ADDRESSED
+#define LARGER(p) (PLUS(p, 1) == END -> 1 : 0)
+#else
+#define LARGER(p) 0
+#endif
+#define IN_THE_WAY(r) (OWES(r) && LESS(HOLD(r), need))
 
 inline take_in() { /* [M1] [B4]: attention, then the frame that goes with it */
     atomic {
@@ -141,7 +165,7 @@ inline smallest_cursor() { /* [W1], into m */
     :: r < NR ->
         atomic {
             if
-            :: excluded & (1 << r)
+            :: (excluded & (1 << r)) || !OWES(r)
             :: else ->
                 c = mem[CUR(r)];
                 c = (c == 0 && !BROKEN(ZERO_IS_A_CURSOR) -> believed[r] : c);
@@ -151,7 +175,7 @@ inline smallest_cursor() { /* [W1], into m */
                     excluded = (BROKEN(ACCUSED_COUNTS_ALL) -> 255 : excluded | (1 << r))
                 :: else ->
                     believed[r] = c;
-                    m = (LESS(c, m) -> c : m)
+                    m = (OWES(r) && LESS(HOLD(r), m) -> HOLD(r) : m)
                 fi;
                 c = 0
             fi;
@@ -160,20 +184,40 @@ inline smallest_cursor() { /* [W1], into m */
     :: else -> r = 0; break
     od
 }
+inline look_for_wanted() { /* wanted(), into t */
+    atomic {
+        t = need;
+#ifdef ADDRESSED
+        r = 0;
+        do
+        :: r < NR ->
+            t = (!BROKEN(WANTED_NEEDED) && !(excluded & (1 << r)) && IN_THE_WAY(r) &&
+                 LESS(owed_to[r], t) -> owed_to[r] : t);
+            r++
+        :: else -> r = 0; break
+        od;
+#endif
+        t = (t == 0 -> 1 : t)
+    }
+}
 proctype Writer() {
-    byte pos = ORIGIN, need, m, r, c, v, e, a, taken, rung[NR], believed[NR], excluded;
+    byte t, wanted, pos = ORIGIN, need, m, r, c, v, e, a, taken, rung[NR], believed[NR], excluded;
     byte slice_cursor[NR], slices[NR];
     bool blocking, unfinished;
     d_step {
         do
-        :: r < NR -> believed[r] = ORIGIN; slice_cursor[r] = ORIGIN; r++
+        :: r < NR -> believed[r] = ORIGIN; slice_cursor[r] = ORIGIN;
+#ifdef ADDRESSED
+            owed_from[r] = ORIGIN; owed_to[r] = ORIGIN;
+#endif
+            r++
         :: else -> r = 0; break
         od
     };
     do
     :: pos == END -> break
     :: else ->
-        need = PLUS(pos, 2 - CAP); /* cursor_needed() */
+        need = PLUS(pos, 2 - CAP + LARGER(pos)); /* cursor_needed() */
         smallest_cursor();
         if
         :: !LESS(m, need)
@@ -191,11 +235,13 @@ block:
             :: BROKEN(BELL_LATE_B1)
             :: else -> v = mem[BELLW] /* [B1] */
             fi;
+            look_for_wanted();
+            wanted = t;
             atomic { /* [B2] want() */
                 sb[0].n + 2 <= K;
                 if
                 :: BROKEN(WANTED_LATE_B2)
-                :: else -> ST(0, WANTED, (need == 0 -> 1 : need), REL)
+                :: else -> ST(0, WANTED, wanted, REL)
                 fi;
                 if
                 :: BROKEN(ASLEEP_LATE_B2)
@@ -210,9 +256,16 @@ block:
             smallest_cursor();
             if
             :: LESS(m, need) ->
+#ifdef ADDRESSED
+                look_for_wanted();
+                if
+                :: t != wanted && !BROKEN(WANTED_ONCE) -> goto block
+                :: else
+                fi;
+#endif
                 if
                 :: BROKEN(BELL_LATE_B1) -> v = mem[BELLW]
-                :: BROKEN(WANTED_LATE_B2) -> ST(0, WANTED, (need == 0 -> 1 : need), REL); FENCE(0)
+                :: BROKEN(WANTED_LATE_B2) -> ST(0, WANTED, wanted, REL); FENCE(0)
                 :: BROKEN(ASLEEP_LATE_B2) -> ST(0, ASLEEPW, 1, REL); FENCE(0)
                 :: else
                 fi;
@@ -229,7 +282,7 @@ endblocked:
                         do
                         :: r < NR ->
                             if
-                            :: (excluded & (1 << r)) || !LESS(believed[r], need)
+                            :: (excluded & (1 << r)) || !IN_THE_WAY(r)
                             :: else ->
                                 if
                                 :: believed[r] != slice_cursor[r] ->
@@ -267,10 +320,23 @@ endblocked:
             r = 0;
             do /* what it writes over now was read, by all that it must not overrun */
             :: r < NR ->
+#ifdef ADDRESSED
+                assert(!HONEST(r) || dead[r] || gone[r] ||
+                       DIST(FIRST_TO(r, rd[r]), need) >= 0);
+#else
                 assert(!HONEST(r) || dead[r] || gone[r] || DIST(rd[r], need) >= 0);
+#endif
                 r++
             :: else -> r = 0; break
             od;
+#ifdef ADDRESSED
+            r = TO(pos); /* address() */
+            owed_from[r] = (OWES(r) -> owed_from[r] : pos);
+            owed_to[r] = PLUS(pos, 1);
+            r = 0;
+#endif
+            t = 0;
+            wanted = 0;
             pos = PLUS(pos, 1);
             need = 0;
             ST(0, COUNT, pos, REL) /* [W8] */
@@ -333,13 +399,23 @@ loop:
     if
     :: c == 1 ->
         c = 0;
+#ifdef ADDRESSED
+        if
+        :: TO(PLUS(rd[me], -1)) == me && !BROKEN(NO_STORE_RECEIVED) -> store_cursor()
+        :: else
+        fi;
+#endif
         if /* moved() */
         :: DIST(rd[me], stored) >= BATCH -> store_cursor()
         :: else
         fi;
 #ifdef AWAY
         if
+#ifdef ADDRESSED
+        :: TO(PLUS(rd[me], -1)) == me -> away[me] = true; goto out
+#else
         :: away[me] = true; goto out
+#endif
         :: true
         fi;
 #endif
@@ -352,7 +428,7 @@ loop:
     :: else
     fi;
     if
-#ifdef AWAY
+#if defined(AWAY) && !defined(ADDRESSED)
     :: away[me] = true; goto out
 #endif
 #ifdef STOP
@@ -360,6 +436,11 @@ loop:
 #endif
     :: true
     fi;
+#ifdef ADDRESSED
+endpolls:
+    (DIST(mem[COUNT], rd[me]) > 0);
+    goto loop;
+#endif
     v = mem[BELL(me)]; /* [S1] */
     atomic {
         sb[P].n + 2 <= K;
@@ -461,7 +542,11 @@ proctype Check() {
         /* the writer may be held only by one that lives and has records unread */
         do
         :: r < NR ->
+#ifdef ADDRESSED
+            owes = (!dead[r] && DIST(mem[COUNT], FIRST_TO(r, rd[r])) > 0 -> true : owes);
+#else
             owes = (!dead[r] && DIST(mem[COUNT], rd[r]) > 0 -> true : owes);
+#endif
             r++
         :: else -> r = 0; break
         od;

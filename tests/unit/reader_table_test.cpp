@@ -249,6 +249,86 @@ TEST_CASE("one that drips is never demoted") {
     }
 }
 
+TEST_CASE("addressed records: a reader holds from the first to it on, until it has read the last") {
+    Scene scene;
+    scene.table.set_addressed();
+    const u64 end = kStart + 1000;
+    CHECK(scene.table.smallest_cursor(end) == end);  // nothing is to anybody yet
+    scene.table.address(2, kStart + 160, kStart + 320);
+    scene.table.address(1, kStart + 320, kStart + 480);
+    scene.table.address(2, kStart + 480, kStart + 640);
+    scene.table.address(3, kStart + 640, kStart + 800);  // who is that?
+    CHECK(scene.table.smallest_cursor(end) == kStart + 160);
+    scene.reader.slot(70).cursor.store(kStart + 320);
+    CHECK(scene.table.smallest_cursor(end) == kStart + 320);  // both hold there
+    scene.reader.slot(5).cursor.store(kStart + 480);
+    CHECK(scene.table.smallest_cursor(end) == kStart + 320);
+    scene.reader.slot(70).cursor.store(kStart + 640);
+    CHECK(scene.table.smallest_cursor(end) == end);
+    // Who has been overtaken counts from what is to it now.
+    const u64 far = kStart + 100'000;
+    scene.table.address(0, far, far + 160);
+    CHECK(scene.table.smallest_cursor(far + 500) == far);
+    scene.reader.slot(70).cursor.store(far + 160);
+    CHECK(scene.table.smallest_cursor(far + 500) == far);
+    scene.reader.slot(5).cursor.store(far + 170);
+    CHECK(scene.table.smallest_cursor(far + 500) == far + 500);
+    CHECK(scene.table.faults().empty());
+    // One that joins owes nothing that was said before, whatever its start.
+    scene.table.add(scene.reader.entry(4, 9, kStart));
+    CHECK(scene.table.smallest_cursor(far + 500) == far + 500);
+}
+
+TEST_CASE("addressed records: what the writer waits for is the first that may be out of the way") {
+    Scene scene;
+    scene.table.set_addressed();
+    const u64 needed = kStart + 1000;
+    scene.table.address(1, kStart, kStart + 160);
+    scene.table.address(2, kStart + 160, kStart + 320);
+    CHECK(scene.table.wanted(needed) == kStart + 160);
+    CHECK(scene.table.wanted(kStart + 100) == kStart + 100);
+    scene.reader.slot(5).cursor.store(kStart + 160);
+    (void)scene.table.smallest_cursor(needed);
+    CHECK(scene.table.wanted(needed) == kStart + 320);
+    std::vector<u64> holders;
+    scene.table.holders(needed, [&](u64 attachment) { holders.push_back(attachment); });
+    CHECK(holders == std::vector<u64>{2});
+    scene.table.address(1, needed, needed + 160);  // that far it holds nobody
+    CHECK(scene.table.wanted(needed) == kStart + 320);
+    // Plain records: as ever.
+    const Scene plain;
+    CHECK(plain.table.wanted(needed) == needed);
+}
+
+TEST_CASE("addressed records: only who has something to read stands still; what it loses is told") {
+    Scene scene;
+    scene.table.set_addressed();
+    const u64 end = kStart + 1000;
+    scene.table.address(2, kStart, kStart + 160);
+    const auto is_own = [](u64) { return false; };
+    scene.table.begin_slices();
+    for (int i = 0; i < 3; i++) {
+        (void)scene.table.smallest_cursor(end);
+        scene.table.stall(end, end, 3, is_own);
+    }
+    REQUIRE(scene.table.faults().size() == 1);
+    CHECK(scene.table.faults()[0].attachment == 2);
+    CHECK(scene.table.smallest_cursor(end) == end);
+    std::vector<u64> told;
+    const auto tell = [&](u64 attachment) { told.push_back(attachment); };
+    scene.table.overtaken(kStart, tell);
+    CHECK(told.empty());
+    scene.table.overtaken(kStart + 16, tell);
+    CHECK(told == std::vector<u64>{2});
+    scene.table.overtaken(kStart + 100, tell);
+    CHECK(told.size() == 1);
+    // What it has read meanwhile, unseen, is not lost; nor is what a reliable one has not read.
+    scene.table.address(0, kStart + 320, kStart + 480);
+    scene.reader.slot(70).cursor.store(kStart + 480);
+    scene.table.overtaken(kStart + 400, tell);
+    CHECK(told.size() == 1);
+}
+
 TEST_CASE("a round: nobody sleeps, nobody is rung") {
     Scene scene;
     CHECK_FALSE(scene.table.wake(scene.publication));
