@@ -295,6 +295,7 @@ void Bus::tell_again(Client& client, const Outbox& lost) {
         for (Attachment* attachment : subscription.attachments.all()) {
             if (attachment->end_told) {
                 attachment->end_told = false;
+                subscription.ends_owed++;
                 tell_reader(*attachment);
             }
         }

@@ -13,6 +13,7 @@
 //   bus_publications.cpp  ADVERTISE, MAPPED, UNADVERTISE; the end of a publication
 //   bus_jobs.cpp          attaching many to many, piece by piece
 //   bus_end.cpp           STOPPING, and waiting for readers
+//   bus_exchange.cpp      ASK, SERVE, COLLECT, RESPOND
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
@@ -62,6 +63,10 @@ public:
     void unadvertise(Client& client, std::uint64_t request, Id publication);
     /// SUBSCRIBE is one without history.
     void subscribe(Client& client, std::uint64_t request, const protocol::SubscribeFrom& frame);
+    void ask(Client& client, std::uint64_t request, const protocol::Ask& frame);
+    void serve(Client& client, std::uint64_t request, const protocol::Serve& frame);
+    void collect(Client& client, std::uint64_t request, const protocol::Collect& frame);
+    void respond(Client& client, std::uint64_t request, const protocol::Respond& frame);
     /// A piece of the client's jobs. Not to be called without one.
     void go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
@@ -119,9 +124,15 @@ private:
     void look_whether_drained();
 
     // bus_publications.cpp
-    [[nodiscard]] sys::Result<Publication*> new_publication(Client& client,
-                                                            const protocol::Advertise& frame);
-    [[nodiscard]] Publication* repeated(Client& client, std::uint64_t request,
+    void make_publication(Client& client, std::uint64_t request,
+                          sys::Result<Publication*> made_publication);
+    [[nodiscard]] sys::Result<Publication*> new_publication(Client& client, uid_t ring_payer,
+                                                            const protocol::Advertise& frame,
+                                                            Publication::Description about);
+    [[nodiscard]] Registry& registry_of(Kind kind) {
+        return kind == Kind::requests ? requests_ : registry_;
+    }
+    [[nodiscard]] Publication* repeated(Client& client, std::uint64_t request, Kind kind,
                                         const protocol::Advertise& frame);
     [[nodiscard]] static Publication* advertised(Client& client, Id id);
     void made(Publication& publication, sys::Result<void> result);
@@ -145,7 +156,20 @@ private:
     void retry_soon();
     void retry_next(Client& client);
 
+    // bus_exchange.cpp
+    [[nodiscard]] sys::Result<Publication*> new_replies(Client& client,
+                                                        const protocol::Respond& frame);
+    [[nodiscard]] Subscription* collector(Id requester, const protocol::Id128& lineage);
+    [[nodiscard]] sys::Result<void> show_to_requester(Publication& replies);
+    void tell_refusal(Id answered, int code);
+    [[nodiscard]] sys::Result<void> may_be_answered(uid_t asks, uid_t answers) const;
+    void end_replies(const Attachment& answered);
+    void forget_replies(Publication& replies);
+    void requester_pays_no_more(Publication& replies);
+    [[nodiscard]] static bool owes_replies(const Client& client, const Publication& publication);
+
     // bus_attachments.cpp
+    void begin_subscription(Client& client, std::uint64_t request, Subscription asked_for);
     [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
                                                   std::string_view what);
     [[nodiscard]] sys::Result<void> make_room(Client& reader, std::string_view what);
@@ -160,9 +184,11 @@ private:
     void let_go(Attachment& attachment);
     void release_if_over(Attachment& attachment);
     void tell_reader(Attachment& attachment);
+    void owe_end(Attachment& attachment, protocol::EndReason reason);
     void changed(Publication& publication);
 
     // teller.cpp
+    void tell_publications(Client& client, Outbox& outbox);
     bool tell_publication(Client& client, Publication& publication, Outbox& outbox);
     bool tell_attachment(Client& client, Attachment& attachment, Outbox& outbox);
 
@@ -175,8 +201,13 @@ private:
     Charge spare_charge_;
     bool spare_deferred_ = false;
     protocol::Id128 bus_id_{};
-    Registry registry_;
-    std::uint64_t arrivals_ = 0;  ///< publications that the registry has got to know
+    Registry registry_;                   ///< of messages; all ids are its
+    std::uint64_t arrivals_ = 0;          ///< publications that a registry has got to know
+    Registry requests_;                   ///< who asks and who serves
+    /// The publication that answers an attachment's requests. Of each there is one, ever.
+    std::unordered_map<Id, Id> replies_;
+    /// Rings of replies, by who asks and who answers, where these are two.
+    std::map<std::pair<uid_t, uid_t>, std::uint64_t> replies_between_;
     Lingering lingering_;
     std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
     std::unordered_map<Id, std::unique_ptr<Client>> clients_;

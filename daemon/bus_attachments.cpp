@@ -33,15 +33,30 @@ void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& 
         client.session->refuse(request, stopping_error());
         return;
     }
-    const std::string what = fmt::format("subscription '{}'", frame.filter);
-    if (const char* fault = protocol::filter_fault(frame.filter); *fault != '\0') {
+    if (frame.mode > static_cast<protocol::u8>(ReaderMode::latest)) {
         client.session->refuse(
-            request, sys::fail(EINVAL, fmt::format("'{}' is no filter: {}", frame.filter, fault)));
+            request, sys::fail(EINVAL, fmt::format("subscription '{}': no mode {}", frame.filter,
+                                                   frame.mode)));
         return;
     }
-    if (frame.mode > static_cast<protocol::u8>(ReaderMode::latest)) {
-        client.session->refuse(request,
-                               sys::fail(EINVAL, fmt::format("{}: no mode {}", what, frame.mode)));
+    Subscription asked_for;
+    asked_for.filter = frame.filter;
+    asked_for.mode = static_cast<ReaderMode>(frame.mode);
+    asked_for.history = frame.history;
+    asked_for.beginning = frame.history != 0;
+    begin_subscription(client, request, std::move(asked_for));
+}
+
+/// The subscription, of any kind, as far as the client's frame says; its attachments follow.
+void Bus::begin_subscription(Client& client, u64 request, Subscription asked_for) {
+    const Kind kind = asked_for.kind;
+    const std::string& filter = asked_for.filter;
+    const std::string what = kind == Kind::replies ? "subscription to replies"
+                                                   : fmt::format("subscription '{}'", filter);
+    const char* fault = kind == Kind::replies ? "" : protocol::filter_fault(filter);
+    if (*fault != '\0') {
+        client.session->refuse(
+            request, sys::fail(EINVAL, fmt::format("'{}' is no filter: {}", filter, fault)));
         return;
     }
     auto charge = quota_.charge(client.uid, Amounts{.subscriptions = 1}, what);
@@ -49,22 +64,26 @@ void Bus::subscribe(Client& client, u64 request, const protocol::SubscribeFrom& 
         client.session->refuse(request, charge.error());
         return;
     }
-    std::vector<Id> matches = registry_.publications_matching(frame.filter);
+    std::vector<Id> matches;
+    if (kind != Kind::replies) {
+        matches = registry_of(kind).publications_matching(filter);
+    }
     if (auto provided = provide_slots(client, matches.size(), what); !provided.ok()) {
         client.session->refuse(request, provided.error());
         return;
     }
     const Id id = registry_.next_id();
-    Subscription& subscription = client.subscriptions[id];
-    subscription.id = id;
-    subscription.client = client.id;
-    subscription.filter = frame.filter;
-    subscription.mode = static_cast<ReaderMode>(frame.mode);
-    subscription.history = frame.history;
-    subscription.beginning = frame.history != 0;
-    subscription.charge = std::move(charge).value();
+    asked_for.id = id;
+    asked_for.client = client.id;
+    asked_for.charge = std::move(charge).value();
+    Subscription& subscription =
+        client.subscriptions.emplace(id, std::move(asked_for)).first->second;
     subscriptions_.emplace(id, &client);
-    registry_.add_subscription(frame.filter, id);
+    if (kind != Kind::replies) {
+        registry_of(kind).add_subscription(subscription.filter, id);
+    } else {
+        client.collectors.emplace(subscription.collects, &subscription);
+    }
     client.attaching =
         Attaching{.subscription = id, .request = request, .publications = std::move(matches)};
     attach_some(client);
@@ -81,7 +100,11 @@ void Bus::unsubscribe(Client& client, u64 request, Id id) {
 }
 
 void Bus::end_subscription(Client& client, Subscription& subscription) {
-    registry_.remove_subscription(subscription.filter, subscription.id);
+    if (subscription.kind != Kind::replies) {
+        registry_of(subscription.kind).remove_subscription(subscription.filter, subscription.id);
+    } else {
+        client.collectors.erase(subscription.collects);
+    }
     const std::vector<Attachment*> all = subscription.attachments.all();
     for (Attachment* attachment : all) {
         let_go(*attachment);
@@ -156,7 +179,7 @@ void Bus::complain(Client& client, const protocol::Complain& frame) {
         }
         detach_at_writer(attachment);
         if (attachment.shown) {
-            attachment.end_reason = static_cast<std::uint8_t>(protocol::EndReason::detached);
+            owe_end(attachment, protocol::EndReason::detached);
             tell_reader(attachment);
         } else {
             let_go(attachment);
@@ -201,7 +224,9 @@ Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
         if (reader.incomplete.empty() && may_log()) {
             log_warning("{}: not attached: {}", reader.describe(), room.error().what);
         }
-        retry_soon();
+        if (about.kind != Kind::replies) {  // whose responder is told, and may try again
+            retry_soon();
+        }
         return Attach::no_room;
     }
     const u32 slot = reader.slots.take();
@@ -324,10 +349,31 @@ void Bus::let_go(Attachment& attachment) {
         reader.attachments_to_tell.erase(attachment.id);
         reader.release_peer(attachment.publication->about().publisher);
         reader.session->touch();
-        attachment.subscription->attachments.remove(attachment);
+        Subscription& subscription = *attachment.subscription;
+        if (attachment.end_reason != 0 && !attachment.end_told) {
+            subscription.ends_owed--;
+        }
+        subscription.attachments.remove(attachment);
         attachment.subscription = nullptr;
+        if (subscription.kind == Kind::requests) {
+            end_replies(attachment);
+        } else if (subscription.kind == Kind::replies) {
+            requester_pays_no_more(*attachment.publication);
+        }
     }
     release_if_over(attachment);
+}
+
+/// Its reader is to be told that it has ended, once there is room; unless he has been owed that
+/// before, or has let go.
+void Bus::owe_end(Attachment& attachment, protocol::EndReason reason) {
+    if (attachment.end_reason != 0) {
+        return;
+    }
+    attachment.end_reason = static_cast<std::uint8_t>(reason);
+    if (attachment.subscription != nullptr) {
+        attachment.subscription->ends_owed++;
+    }
 }
 
 void Bus::release_if_over(Attachment& attachment) {

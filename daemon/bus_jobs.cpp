@@ -165,7 +165,9 @@ void Bus::retry_next(Client& client) {
     client.retry_after = id;
     client.incomplete.erase(next);
     std::vector<std::pair<std::uint64_t, Id>> later;
-    for (const Id one : registry_.publications_matching(client.subscriptions.at(id).filter)) {
+    const Subscription& subscription = client.subscriptions.at(id);
+    for (const Id one :
+         registry_of(subscription.kind).publications_matching(subscription.filter)) {
         const Publication& publication = *publications_.at(one);
         if (publication.arrival >= lacks.from && !publication.will_meet(id)) {
             later.emplace_back(publication.arrival, one);

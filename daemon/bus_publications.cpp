@@ -3,6 +3,7 @@
 #include "bus.hpp"
 
 #include "log.hpp"
+#include "protocol/exchange.hpp"
 #include "protocol/topic.hpp"
 #include "sys/clock.hpp"
 
@@ -81,10 +82,15 @@ void Bus::advertise(Client& client, u64 request, const protocol::Advertise& fram
         client.session->refuse(request, stopping_error());
         return;
     }
-    if (repeated(client, request, frame) != nullptr) {
+    if (repeated(client, request, Kind::messages, frame) != nullptr) {
         return;
     }
-    auto made_publication = new_publication(client, frame);
+    make_publication(client, request, new_publication(client, client.uid, frame, {}));
+}
+
+/// Goes on with one that has been written down: its ring. Or tells why not.
+void Bus::make_publication(Client& client, u64 request,
+                           sys::Result<Publication*> made_publication) {
     if (!made_publication.ok()) {
         client.session->refuse(request, made_publication.error());
         return;
@@ -98,7 +104,8 @@ void Bus::advertise(Client& client, u64 request, const protocol::Advertise& fram
 
 /// Requests are idempotent: one that is said again, because its connection broke before the answer
 /// came, is answered again, or then only. The lineage, which the client drew at random, tells it.
-Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertise& frame) {
+Publication* Bus::repeated(Client& client, u64 request, Kind kind,
+                           const protocol::Advertise& frame) {
     if (frame.lineage == protocol::Id128{}) {
         return nullptr;
     }
@@ -106,7 +113,7 @@ Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertis
         const auto& about = publication->about();
         if ((publication->state() == Publication::State::making ||
              publication->state() == Publication::State::offered) &&
-            about.lineage == frame.lineage && about.topic == frame.topic) {
+            about.kind == kind && about.lineage == frame.lineage && about.topic == frame.topic) {
             publication->advertise_request = request;
             client.publications_to_tell.emplace(id, publication);
             client.session->touch();
@@ -116,7 +123,11 @@ Publication* Bus::repeated(Client& client, u64 request, const protocol::Advertis
     return nullptr;
 }
 
-sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::Advertise& frame) {
+/// `ring_payer`: against whose limit the ring's bytes count; all else is the client's uid's.
+/// `about`: as far as it does not follow from `frame`.
+sys::Result<Publication*> Bus::new_publication(Client& client, uid_t ring_payer,
+                                               const protocol::Advertise& frame,
+                                               Publication::Description about) {
     IPCBUS_TRY(check_topic(frame.topic));
     if (frame.waiter >= client.memory.geometry().waiters_max) {
         return sys::fail(EINVAL,
@@ -127,22 +138,22 @@ sys::Result<Publication*> Bus::new_publication(Client& client, const protocol::A
     const RingSizing ring = IPCBUS_TRY(ring_for(config_, frame));
     const u32 record_bytes_max = IPCBUS_TRY(record_bytes_for(frame, ring));
     const std::string what = what_publication(frame.topic);
-    Charge charge =
-        IPCBUS_TRY(quota_.charge(client.uid, Amounts{.publications = 1, .descriptors = 1}, what));
+    Charge charge = IPCBUS_TRY(
+        quota_.charge(client.uid, Amounts{.publications = 1, .descriptors = 1}, what));
     Charge ring_charge = IPCBUS_TRY(quota_.charge(
-        client.uid, Amounts{.ring_bytes = ring.bytes + protocol::kRingDataOffset}, what));
+        ring_payer, Amounts{.ring_bytes = ring.bytes + protocol::kRingDataOffset}, what));
     if (client.indices.free() == 0) {
         return sys::fail(EDQUOT, fmt::format("{}: refused: the client has {} of {} publications in "
                                              "use, as {} said when it connected",
                                              what, client.indices.count(), client.indices.count(),
                                              key::kUidPublications));
     }
-    Publication::Description about;
     about.id = registry_.next_id();
     about.publisher = client.id;
     about.uid = client.uid;
     about.topic = frame.topic;
-    about.lineage = frame.lineage;
+    about.lineage = about.kind == Kind::replies ? protocol::reply_lineage(about.answers, about.id)
+                                                : frame.lineage;
     about.ring_bytes = ring.bytes;
     about.record_bytes_max = record_bytes_max;
     about.waiter = frame.waiter;
@@ -176,17 +187,25 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
     }
     const auto& about = publication.about();
     Client& client = *find_client(about.publisher);
+    if (result.ok() && about.kind == Kind::replies) {
+        result = show_to_requester(publication);
+    }
     if (!result.ok()) {
+        tell_refusal(about.answers, result.error().code);
         client.session->refuse(publication.advertise_request,
                                with_remedy(what_publication(about.topic), result.error()));
         end_publication(publication);
         return;
     }
-    registry_.add_publication(about.topic, about.id);
+    if (about.kind == Kind::replies) {
+        return;
+    }
+    Registry& registry = registry_of(about.kind);
+    registry.add_publication(about.topic, about.id);
     publication.registered = true;
     publication.arrival = ++arrivals_;
     publication.arriving = true;
-    publication.first_readers = registry_.subscriptions_matching(about.topic);
+    publication.first_readers = registry.subscriptions_matching(about.topic);
     std::reverse(publication.first_readers.begin(), publication.first_readers.end());
     meet_readers(publication);
     if (publication.arriving) {
@@ -281,8 +300,12 @@ void Bus::unadvertise(Client& client, u64 request, Id id) {
 void Bus::end_publication(Publication& publication) {
     const auto& about = publication.about();
     if (publication.registered) {
-        registry_.remove_publication(about.topic, about.id);
+        registry_of(about.kind).remove_publication(about.topic, about.id);
         publication.registered = false;
+    }
+    if (about.kind == Kind::replies && publication.state() != Publication::State::sealing &&
+        publication.state() != Publication::State::open) {
+        replies_.erase(about.answers);  // nobody has seen it: there may be another one
     }
     publication.end();
     if (Client* client = find_client(about.publisher)) {
@@ -294,9 +317,10 @@ void Bus::end_publication(Publication& publication) {
     }
     const std::vector<Attachment*> readers = publication.attachments.all();
     for (Attachment* attachment : readers) {
-        if (attachment->end_reason == 0) {
-            attachment->end_reason = static_cast<std::uint8_t>(protocol::EndReason::publisher_gone);
+        if (about.kind == Kind::requests) {
+            end_replies(*attachment);
         }
+        owe_end(*attachment, protocol::EndReason::publisher_gone);
         if (attachment->reader_end == Attachment::Reader::told) {
             tell_reader(*attachment);
         }
@@ -339,6 +363,9 @@ void Bus::release_publication(Publication& publication) {
     if (found == publications_.end()) {
         return;  // retired already: its last reader went a moment ago
     }
+    if (publication.about().kind == Kind::replies) {
+        forget_replies(publication);
+    }
     lingering_.take_over(publication.charge());
     // Its operation may be what called us: it goes at the end of the turn.
     Publication* retired = found->second.get();
@@ -347,8 +374,12 @@ void Bus::release_publication(Publication& publication) {
     retired->close([this, retired] { retired_.erase(retired); });
 }
 
-/// Who still has the ring, long after its end, pays for it: not who published there.
+/// Who still has the ring, long after its end, pays for it: not who published there. But nobody has
+/// asked for more rings of replies than he pays for anyway.
 void Bus::charge_holder(Publication& publication) {
+    if (publication.about().kind == Kind::replies) {
+        return;
+    }
     const Attachment& holder = *publication.attachments.all().front();
     publication.charge()->move_to(find_client(holder.reader)->uid);
 }

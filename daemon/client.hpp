@@ -52,14 +52,19 @@ struct PeerLink {
 
 /// A client's filter. What it reads by it is in `attachments`.
 struct Subscription {
+    Kind kind = Kind::messages;
     Id id = 0;
     Id client = 0;
-    std::string filter;
+    std::string filter;          ///< Kind::replies: empty
+    protocol::Id128 collects{};  ///< Kind::replies: the lineage of the requests
     protocol::ReaderMode mode = protocol::ReaderMode::reliable;
     protocol::u64 history = 0;  ///< as in SUBSCRIBE_FROM; 0: that was SUBSCRIBE
     bool beginning = false;     ///< with history, and SUBSCRIBED is due
     std::uint32_t awaited = 0;  ///< attachments that CAUGHT_UP waits for
     AttachmentList<&Attachment::place_in_subscription> attachments;
+    std::uint32_t ends_owed = 0;  ///< of its attachments, those whose ENDED is due
+    /// Kind::replies: for how many rings, by the uid that answers in them, the client's uid pays.
+    std::map<uid_t, std::uint32_t> pays_for;
     Charge charge;
 };
 
@@ -105,14 +110,17 @@ public:
     std::map<Id, Publication*> publications;  ///< those that have not ended
     std::map<Id, Publication*> unmapped;      ///< of them, those it has not said MAPPED of
     std::map<Id, Subscription> subscriptions;
+    std::map<protocol::Id128, Subscription*> collectors;  ///< of them, COLLECT's, by their lineage
 
     // What it is to be told, as soon as descriptors may be sent and the last send is done.
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
     std::set<Id> caught_up;                           ///< subscriptions that CAUGHT_UP is due to
     std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
+    std::map<Id, std::uint32_t> refusals_to_tell;     ///< REFUSED is due: of attachments, the code
     [[nodiscard]] bool something_to_tell() const {
-        return !publications_to_tell.empty() || !attachments_to_tell.empty() || !caught_up.empty();
+        return !publications_to_tell.empty() || !attachments_to_tell.empty() ||
+               !caught_up.empty() || !refusals_to_tell.empty();
     }
 
     // Jobs: work that is done piece by piece (Bus::go_on), in turn with what others want. As long

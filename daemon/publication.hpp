@@ -27,6 +27,7 @@ public:
     enum class State { making, offered, sealing, open, refused };
 
     struct Description {
+        Kind kind = Kind::messages;
         Id id = 0;
         Id publisher = 0;
         uid_t uid = 0;
@@ -37,6 +38,9 @@ public:
         protocol::u32 waiter = 0;
         protocol::u32 index = 0;
         protocol::u64 first_sequence = 0;
+        protocol::u64 reply_ring_bytes = 0;  ///< Kind::requests: of those who answer
+        Id answers = 0;                      ///< Kind::replies: the attachment,
+        uid_t asks = 0;                      ///< and whose requests
     };
     using Done = std::function<void(Publication&, sys::Result<void>)>;
 
@@ -96,6 +100,7 @@ public:
     bool arriving = false;                ///< ADVERTISED waits for all its first readers
     std::vector<Id> first_readers;        ///< subscriptions still to be attached then, descending
     bool blamed = false;                  ///< its lies have been logged
+    Id paid_by = 0;                       ///< Kind::replies: the COLLECT whose uid pays
 
 private:
     void reserve();

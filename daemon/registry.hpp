@@ -17,6 +17,10 @@ namespace ipcbus::daemon {
 /// Ids of clients, publications, subscriptions and attachments; never 0, never used again.
 using Id = std::uint64_t;
 
+/// What goes through a publication, and what a subscription gets: the same of both. Requests have a
+/// registry of their own; replies are in none (protocol/exchange.hpp).
+enum class Kind : std::uint8_t { messages, requests, replies };
+
 /// A set of (filter, id), asked for the filters that have a topic in common with another one. An
 /// answer costs what it says, not what is there: a level that is not a wildcard is looked up, and
 /// below `#` every branch ends in a match. (A `+` walks the names of its own level.)

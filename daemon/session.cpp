@@ -32,6 +32,10 @@ bool wants_answer(FrameType type) {
     case FrameType::subscribe:
     case FrameType::subscribe_from:
     case FrameType::unsubscribe:
+    case FrameType::ask:
+    case FrameType::serve:
+    case FrameType::collect:
+    case FrameType::respond:
         return true;
     default:
         return false;
@@ -259,6 +263,33 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
     case FrameType::complain:
         hand_over(protocol::Complain{}, true,
                   [&](const auto& frame) { bus_.complain(client, frame); });
+        return;
+    default:
+        dispatch_exchange(header, hand_over);
+        return;
+    }
+}
+
+/// Frames of requests and replies.
+void Session::dispatch_exchange(const FrameHeader& header, const auto& hand_over) {
+    Client& client = *client_;
+    const std::uint64_t request = header.request;
+    switch (header.type) {
+    case FrameType::ask:
+        hand_over(protocol::Ask{}, true,
+                  [&](const auto& frame) { bus_.ask(client, request, frame); });
+        return;
+    case FrameType::serve:
+        hand_over(protocol::Serve{}, true,
+                  [&](const auto& frame) { bus_.serve(client, request, frame); });
+        return;
+    case FrameType::collect:
+        hand_over(protocol::Collect{}, true,
+                  [&](const auto& frame) { bus_.collect(client, request, frame); });
+        return;
+    case FrameType::respond:
+        hand_over(protocol::Respond{}, true,
+                  [&](const auto& frame) { bus_.respond(client, request, frame); });
         return;
     default:
         fail(request, malformed(header, "not allowed here"));

@@ -96,6 +96,7 @@ private:
     }
     void dispatch(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void dispatch_active(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void dispatch_exchange(const protocol::FrameHeader& header, const auto& hand_over);
     template <class Frame>
     bool decoded(const protocol::FrameHeader& header, std::span<const std::byte> fields,
                  Frame& ret_frame);

@@ -60,14 +60,8 @@ void Bus::tell(Client& client, Outbox& outbox) {
         outbox.add(frame, 0);
         client.forget_peer(frame.client);
     }
-    // Writers first: they may be waiting for it.
-    for (auto next = client.publications_to_tell.begin();
-         next != client.publications_to_tell.end() && outbox.bytes() < room;) {
-        const auto current = next++;
-        if (tell_publication(client, *current->second, outbox)) {
-            client.publications_to_tell.erase(current);
-        }
-    }
+    tell_publications(client, outbox);  // writers first: they may be waiting for it
+    bool replies_ended = false;
     while (!client.attachments_to_tell.empty() && outbox.bytes() < room) {
         const auto first = client.attachments_to_tell.begin();
         if (client.attaching && first->second->subscription->id == client.attaching->subscription) {
@@ -76,12 +70,37 @@ void Bus::tell(Client& client, Outbox& outbox) {
         if (!tell_attachment(client, *first->second, outbox)) {
             break;  // all the others want descriptors, too, or can wait as well
         }
+        replies_ended = replies_ended || (first->second->end_told &&
+                                          first->second->subscription->kind == Kind::replies);
         client.attachments_to_tell.erase(first);
     }
     // Behind the last ATTACHED that it waited for.
     while (!client.caught_up.empty() && outbox.bytes() < room) {
         outbox.add(protocol::CaughtUp{*client.caught_up.begin()}, 0);
         client.caught_up.erase(client.caught_up.begin());
+    }
+    while (!client.refusals_to_tell.empty() && outbox.bytes() < room) {
+        const auto [answered, code] = *client.refusals_to_tell.begin();
+        client.refusals_to_tell.erase(client.refusals_to_tell.begin());
+        protocol::Refused frame;
+        frame.publication = attachments_.find(answered)->publication->about().id;
+        frame.attachment = answered;
+        frame.code = code;
+        outbox.add(frame, 0);
+    }
+    if (replies_ended) {
+        tell_publications(client, outbox);  // of who answers no more, if it waited for that
+    }
+}
+
+void Bus::tell_publications(Client& client, Outbox& outbox) {
+    const std::size_t room = room_for_state(unread_bytes_max());
+    for (auto next = client.publications_to_tell.begin();
+         next != client.publications_to_tell.end() && outbox.bytes() < room;) {
+        const auto current = next++;
+        if (tell_publication(client, *current->second, outbox)) {
+            client.publications_to_tell.erase(current);
+        }
     }
 }
 
@@ -106,6 +125,9 @@ bool Bus::tell_publication(Client& client, Publication& publication, Outbox& out
                    {.what = Outbox::Told::What::advertised, .id = about.id});
     }
     Membership& membership = publication.membership;
+    if (membership.due() && owes_replies(client, publication)) {
+        return false;
+    }
     while (membership.due()) {
         if (outbox.bytes() >= room_for_state(unread_bytes_max())) {
             return false;
@@ -171,6 +193,7 @@ bool Bus::tell_attachment(Client& client, Attachment& attachment, Outbox& outbox
         frame.reason = attachment.end_reason;
         outbox.add(frame, 0);
         attachment.end_told = true;
+        attachment.subscription->ends_owed--;
     }
     return true;
 }

@@ -25,7 +25,8 @@ Attached::Attached(const protocol::Attached& told, CountedRing&& of_ring, Feed& 
                  Words{&of_ring->link().slot(told.slot), of_ring.get(),
                        told.slot % protocol::kActivityBits},
                  &feed),
-      filter(protocol::has_wildcards(told.topic)),
+      filter(feed.headed || protocol::has_wildcards(told.topic)),
+      headed(feed.headed),
       latest(told.mode == static_cast<u8>(protocol::ReaderMode::latest)),
       ended(false),
       orphaned(false),
@@ -60,8 +61,13 @@ void Subscriber::end(const Link* link, u64 attachment, protocol::EndReason reaso
     }
 }
 
-/// A publication's rings are read one after the other: each ends, closed or given up.
+/// A publication's rings are read one after the other: each ends, closed or given up. Not those of
+/// requests, which may be handled in any order, nor of replies, which have no successors: under the
+/// next daemon other ones may have the same lineage.
 bool Subscriber::has_kin(const Attached& attached) const {
+    if (headed_) {
+        return false;
+    }
     if (orphans_ == 0 && !Rings::is_one_of_several(attached.ring())) {
         return false;
     }
@@ -88,7 +94,7 @@ void Subscriber::attach(std::unique_ptr<Attached>& attached) {
 /// it throws before anything has changed.
 void Subscriber::admit(std::unique_ptr<Attached>& attached) {
     const Lineage& lineage = attached->ring().lineage();
-    const u64* const expected = expected_.find(lineage);
+    const u64* const expected = headed_ ? nullptr : expected_.find(lineage);
     const i64 missing =
         expected == nullptr ? 0 : protocol::distance(attached->reader().expected(), *expected);
     if (missing > 0) {
@@ -118,8 +124,12 @@ void Subscriber::let_go(Attached& attached, bool closed) {
         ipcbus_message message;
         keep(report_loss_before_start(attached, &message), message);
     }
-    expected_.remember(lineage, attached.reader().expected(), closed,
-                       source_.attachments().size() + held_.size());
+    if (headed_) {
+        headed_->heads->gone(attached);
+    } else {
+        expected_.remember(lineage, attached.reader().expected(), closed,
+                           source_.attachments().size() + held_.size());
+    }
     const auto successor =
         std::find_if(held_.begin(), held_.end(),
                      [&](const auto& held) { return held->ring().lineage() == lineage; });

@@ -15,6 +15,7 @@ class FrameSink;
 struct Feed : protocol::Source {
     explicit Feed(FrameSink& subscriber) : sink(subscriber) {}
     FrameSink& sink;
+    bool headed = false;
 };
 
 /// Beside its ring an attachment costs this, malloc's eight bytes, and a place in three tables: its
@@ -29,7 +30,8 @@ struct Attached : protocol::Attachment {
     /// Any thread: it never changes.
     [[nodiscard]] FrameSink& sink() const { return static_cast<const Feed*>(source())->sink; }
 
-    bool filter : 1;  ///< each record names its topic
+    bool filter : 1;  ///< each record is looked at before it is received: it names its topic,
+    bool headed : 1;  ///< or has a head (protocol/exchange.hpp)
     bool latest : 1;
     bool ended : 1;     ///< the publisher is gone: what is there is all there will be
     bool orphaned : 1;  ///< from a daemon that is no more

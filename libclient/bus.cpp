@@ -184,6 +184,9 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
         link_->send(protocol::Taken{frame.publication, frame.number}, Link::next_request());
         return;
     }
+    case FrameType::refused:
+        hand_over(publications_, first_id(), header, fields);
+        return;
     case FrameType::attached:
     case FrameType::caught_up:
         hand_over(subscriptions_, first_id(), header, fields);

@@ -54,6 +54,25 @@ Result<std::unique_ptr<Publisher>> Publisher::create(Bus& bus, const std::string
     return publisher;
 }
 
+Result<std::unique_ptr<Publisher>> Publisher::create_requests(Bus& bus, const std::string& topic,
+                                                              const PublisherOptions& options,
+                                                              const RequestsOptions& requests) {
+    std::unique_ptr<Publisher> publisher(new Publisher(bus, topic, options));
+    publisher->lineage_ = requests.lineage;
+    publisher->requests_ = requests;
+    IPCBUS_TRY(bus.require_connection());
+    IPCBUS_TRY(publisher->advertise());
+    return publisher;
+}
+
+Result<std::unique_ptr<Publisher>> Publisher::create_replies(Bus& bus, const std::string& topic,
+                                                             const RepliesOptions& replies) {
+    std::unique_ptr<Publisher> publisher(new Publisher(bus, topic, {}));
+    publisher->replies_ = replies;
+    IPCBUS_TRY(publisher->advertise());
+    return publisher;
+}
+
 /// ADVERTISE, as far as it is known before there is a waiter.
 Result<protocol::Advertise> Publisher::request() const {
     protocol::Advertise request;
@@ -62,7 +81,9 @@ Result<protocol::Advertise> Publisher::request() const {
     request.lineage = lineage_;
     request.first_sequence = ring_ == nullptr ? 1 : ring_->writer().sequence();
     if (const u64 bytes = options_.message_bytes_max; bytes != 0) {
-        const u64 topic_bytes = filter_ ? protocol::kTopicBytesMax : 0;
+        const u64 topic_bytes = filter_    ? protocol::kTopicBytesMax
+                                : headed() ? protocol::kHeadBytes
+                                           : 0;
         if (bytes > protocol::payload_bytes_max(protocol::kRingBytesMax)) {
             return fail(EMSGSIZE,
                         "no ring can hold messages of " + std::to_string(bytes) + " bytes");
@@ -92,7 +113,9 @@ public:
                 return delivery.members.publication == home_.publication;
             });
         }
-        home_.link->give_waiter(home_.waiter);
+        if (publisher_.give_back_waiter()) {
+            home_.link->give_waiter(home_.waiter);
+        }
     }
     Tentative(const Tentative&) = delete;
     Tentative& operator=(const Tentative&) = delete;
@@ -114,11 +137,18 @@ Result<void> Publisher::advertise() {
         const Bus::Lock guard = bus_.lock();
         generation = bus_.generation();
         home.link = bus_.link(guard);
-        home.waiter = IPCBUS_TRY(home.link->take_waiter());
+        if (replies_ && replies_->link != home.link) {
+            return fail(ESHUTDOWN, "the connection through which the request came is lost");
+        }
+        if (headed() && home.link->welcome().protocol_minor < protocol::kMinorRequests) {
+            return fail(EPROTONOSUPPORT,
+                        "this bus is of an older version and knows no requests: update ipcbusd");
+        }
+        home.waiter = replies_ ? replies_->waiter : IPCBUS_TRY(home.link->take_waiter());
     }
     Tentative tentative(*this, home);
     request.waiter = home.waiter;
-    const protocol::Advertised granted = IPCBUS_TRY(obtain(request, home));
+    const protocol::Advertised granted = IPCBUS_TRY(ask_for_ring(request, home));
     std::unique_ptr<RingPublisher> next = make_ring(granted, home);
     tentative.keep();
     if (ring_ != nullptr) {
@@ -131,12 +161,27 @@ Result<void> Publisher::advertise() {
     peers_.clear();
     home_ = std::move(home);
     generation_ = generation;
+    if (requests_) {
+        requests_->audience->moved();
+    }
     home_.link->send(protocol::Mapped{home_.publication}, Link::next_request());
     return {};
 }
 
+Result<protocol::Advertised> Publisher::ask_for_ring(const protocol::Advertise& request,
+                                                     Home& home) {
+    if (requests_) {
+        return obtain(protocol::Ask{request, requests_->reply_ring_bytes}, home);
+    }
+    if (replies_) {
+        return obtain(protocol::Respond{replies_->attachment, home.waiter}, home);
+    }
+    return obtain(request, home);
+}
+
 /// Asks for the ring and maps it into `home`, which has its number as soon as it is granted.
-Result<protocol::Advertised> Publisher::obtain(const protocol::Advertise& request, Home& home) {
+template <class Request>
+Result<protocol::Advertised> Publisher::obtain(const Request& request, Home& home) {
     const Answer answer = IPCBUS_TRY(bus_.request(home.link, request, this));
     protocol::Advertised granted;
     if (answer.type != protocol::FrameType::advertised ||
@@ -161,9 +206,13 @@ std::unique_ptr<RingPublisher> Publisher::make_ring(const protocol::Advertised& 
         &home.link->mailbox(home.index), &home.link->publication(home.index),
         &home.link->waiter(home.waiter).bell, &home.link->asleep(home.waiter)};
     protocol::Control& control = *this;
-    return std::make_unique<RingPublisher>(
+    auto made = std::make_unique<RingPublisher>(
         protocol::RingWriter(ring, granted.start, granted.first_sequence, granted.record_bytes_max),
         words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
+    if (requests_) {
+        made->readers().set_addressed();
+    }
+    return made;
 }
 
 Publisher::~Publisher() {
@@ -187,7 +236,7 @@ Publisher::~Publisher() {
             bus_.request_unheard(home_.link, protocol::Unadvertise{home_.publication});
         }
     }
-    if (home_.link != nullptr) {
+    if (home_.link != nullptr && give_back_waiter()) {
         const Bus::Lock guard = bus_.lock();
         home_.link->give_waiter(home_.waiter);
     }
@@ -195,8 +244,17 @@ Publisher::~Publisher() {
 
 // -------------------------------------------------------------------------------- membership
 
-void Publisher::frame(Link& link, const protocol::FrameHeader&, std::span<const std::byte> fields) {
+void Publisher::frame(Link& link, const protocol::FrameHeader& header,
+                      std::span<const std::byte> fields) {
     Delivery delivery;
+    if (header.type == protocol::FrameType::refused) {
+        if (requests_ && protocol::decode(fields, delivery.refused) &&
+            delivery.refused.code != 0) {
+            inbox_.push_back(std::move(delivery));
+            refused_.store(true, std::memory_order_relaxed);  // a hint; wake() has the order
+        }
+        return;
+    }
     if (!protocol::decode(fields, delivery.members)) {
         return;
     }
@@ -207,6 +265,9 @@ void Publisher::frame(Link& link, const protocol::FrameHeader&, std::span<const 
 }
 
 void Publisher::wake() {
+    if (requests_) {
+        requests_->replies->wake();  // its requester waits there
+    }
     if (home_.link == nullptr) {
         return;
     }
@@ -220,19 +281,7 @@ void Publisher::wake() {
 protocol::Control::Heard Publisher::take_in(u64 number) {
     Bus::Lock guard = bus_.lock();
     for (;;) {
-        for (const Delivery& delivery : inbox_) {
-            if (delivery.members.publication != home_.publication) {
-                continue;  // of a ring that we have left
-            }
-            for (const u64 attachment : delivery.members.detach) {
-                remove_reader(attachment);
-            }
-            for (std::size_t i = 0; i < delivery.peers.size(); i++) {
-                add_reader(delivery.members.attach[i], delivery.peers[i]);
-            }
-            ring_->set_taken(delivery.members.number);
-        }
-        std::vector<Delivery>().swap(inbox_);  // and its room, which grows with the readers
+        take_in_inbox();
         if (protocol::distance(ring_->taken(), number) >= 0) {
             return Heard::something;
         }
@@ -240,6 +289,59 @@ protocol::Control::Heard Publisher::take_in(u64 number) {
             return Heard::hung_up;
         }
     }
+}
+
+/// Under the lock.
+void Publisher::take_in_inbox() {
+    for (const Delivery& delivery : inbox_) {
+        if (const protocol::Refused& refused = delivery.refused;
+            refused.code != 0 && refused.publication == home_.publication) {
+            requests_->audience->refused(refused.attachment, static_cast<int>(refused.code));
+        }
+        if (delivery.members.publication != home_.publication) {
+            continue;  // of a ring that we have left
+        }
+        for (const u64 attachment : delivery.members.detach) {
+            remove_reader(attachment);
+        }
+        for (std::size_t i = 0; i < delivery.peers.size(); i++) {
+            add_reader(delivery.members.attach[i], delivery.peers[i]);
+        }
+        ring_->set_taken(delivery.members.number);
+    }
+    std::vector<Delivery>().swap(inbox_);  // and its room, which grows with the readers
+    refused_.store(false, std::memory_order_relaxed);  // under the lock, as all that is stored
+}
+
+int Publisher::settle() {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (publishes_until_look_ == 0) {
+        if (const int error = look_if_due(); error != 0) {
+            return error;
+        }
+    }
+    // [M1] acquire: pairs with [J1]. Before the publish instead of behind it.
+    const u64 number = ring_->words().mailbox->attention.load(std::memory_order_acquire);
+    if (number != ring_->taken()) {
+        (void)take_in(number);  // hung up: the audience is the one that there was
+    }
+    return 0;
+}
+
+bool Publisher::attend() {
+    // [M1] acquire: as above; what is not here yet is heard of later.
+    if (ring_->words().mailbox->attention.load(std::memory_order_acquire) != ring_->taken() ||
+        refused_.load(std::memory_order_relaxed)) {
+        const Bus::Lock guard = bus_.lock();
+        take_in_inbox();
+    }
+    if (generation_ == bus_.generation()) {
+        return false;
+    }
+    look_at_daemon();
+    return generation_ != bus_.generation();
 }
 
 void Publisher::add_reader(const protocol::Member& member, const sys::Ref<PeerPages>& pages) {
@@ -250,6 +352,10 @@ void Publisher::add_reader(const protocol::Member& member, const sys::Ref<PeerPa
     if (!ring_->readers().knows(pages->waiters())) {
         sys::make_room(peers_);
         peers_.push_back(pages);
+    }
+    if (requests_) {
+        requests_->audience->joined(home_.link, member.attachment,
+                                    member.peer == home_.link->welcome().client);
     }
     ring_->readers().add(protocol::ReaderEntry{
         member.attachment, pages->slot(member.slot), &pages->waiters(),
@@ -263,6 +369,9 @@ void Publisher::remove_reader(u64 attachment) {
             return &pages->waiters() == waiters;
         });
         sys::give_back_room(peers_);
+    }
+    if (requests_) {
+        requests_->audience->left(attachment);
     }
 }
 
@@ -278,6 +387,8 @@ void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
                      Link::next_request());
 }
 
+void Publisher::overtaken(u64 attachment) { requests_->audience->overtaken(attachment); }
+
 bool Publisher::is_own(u64 attachment) {
     const Bus::Lock guard = bus_.lock();
     const auto* subscriber =
@@ -289,8 +400,8 @@ bool Publisher::is_own(u64 attachment) {
 
 void Publisher::look_at_daemon() {
     publishes_until_look_ = kPublishesPerLook;
-    if (claimed_) {
-        return;  // the ring must stay where it is
+    if (claimed_ || replies_) {
+        return;  // the ring must stay where it is; or its reader is nowhere else
     }
     const i64 now_ns = sys::coarse_ns();
     if (now_ns - last_look_ns_ < kLookNs) {

@@ -20,15 +20,8 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
     if (claimed_) {
         return failed(EBUSY, "a claim is open: commit or abort it first");
     }
-    if (publishes_until_look_ == 0) {
-        look_at_daemon();
-        plain_bytes_ = filter_ ? 0 : message_bytes_max() + 1;
-    } else {
-        publishes_until_look_--;
-    }
-    if (bus_.closed()) {
-        publishes_until_look_ = 0;
-        return failed(ESHUTDOWN, bus_.why_lost());
+    if (const int error = look_if_due(); error != 0) {
+        return error;
     }
     std::size_t topic_bytes = 0;
     if (filter_) {
@@ -42,19 +35,38 @@ int Publisher::prepare(std::string_view topic, std::size_t bytes, u16* ret_topic
         return failed(EINVAL, "this publication is of '" + topic_ + "' alone, not of '" +
                                   std::string(topic) + "'");
     }
-    if (bytes > message_bytes_max()) {
-        return too_large(bytes);
-    }
-    const RingPublisher::Status status =
-        ring_->reserve(protocol::record_bytes(topic_bytes, bytes), options_.max_block_ns);
-    if (status != RingPublisher::Status::ok) {
-        return refused(status);
+    if (const int error = reserve(topic_bytes, bytes); error != 0) {
+        return error;
     }
     if (filter_) {
         protocol::copy_into_ring(ring_->writer().topic(), topic.data(), topic_bytes);
     }
     *ret_topic_bytes = static_cast<u16>(topic_bytes);
     return 0;
+}
+
+/// Looks at the daemon, every so many publishes.
+int Publisher::look_if_due() {
+    if (publishes_until_look_ == 0) {
+        look_at_daemon();
+        plain_bytes_ = filter_ ? 0 : message_bytes_max() + 1;
+    } else {
+        publishes_until_look_--;
+    }
+    if (bus_.closed()) {
+        publishes_until_look_ = 0;
+        return failed(ESHUTDOWN, bus_.why_lost());
+    }
+    return 0;
+}
+
+int Publisher::reserve(std::size_t topic_bytes, std::size_t bytes) {
+    if (bytes > message_bytes_max()) {
+        return too_large(bytes);
+    }
+    const RingPublisher::Status status =
+        ring_->reserve(protocol::record_bytes(topic_bytes, bytes), options_.max_block_ns);
+    return status == RingPublisher::Status::ok ? 0 : refused(status);
 }
 
 int Publisher::too_large(std::size_t bytes) const {
@@ -93,6 +105,19 @@ inline void Publisher::finish() {
     const bool slept = ring_->finish();
     if (slept || ring_->readers().empty()) {
         publishes_until_look_ = 0;
+    }
+}
+
+inline void Publisher::write_headed(RingPublisher& ring, const protocol::Head& head,
+                                    const void* data, std::size_t bytes) {
+    protocol::copy_into_ring(ring.writer().topic(), &head, sizeof head);
+    if (bytes != 0) {
+        protocol::copy_into_ring(ring.writer().payload(protocol::kHeadBytes), data, bytes);
+    }
+    const u64 position = ring.writer().position();
+    ring.commit(protocol::kHeadBytes, static_cast<u32>(bytes));
+    if (ring.readers().addressed()) {
+        ring.readers().address(head.number, position, ring.writer().position());
     }
 }
 
@@ -140,6 +165,31 @@ int Publisher::publish_slowly(std::string_view topic, const void* data, std::siz
     write(topic_bytes, data, bytes);
     finish();
     return 0;
+}
+
+int Publisher::publish_headed(const protocol::Head& head, const void* data, std::size_t bytes) {
+    if (!plain() || bytes >= plain_bytes_ || !has_room(bytes)) {
+        return publish_headed_slowly(head, data, bytes);
+    }
+    RingPublisher& ring = *ring_;
+    publishes_until_look_--;
+    write_headed(ring, head, data, bytes);
+    return ring.finished() && !ring.readers().empty() ? 0 : finished_slowly();
+}
+
+int Publisher::publish_headed_slowly(const protocol::Head& head, const void* data,
+                                     std::size_t bytes) {
+    if (bus_.in_child()) {
+        return used_after_fork();
+    }
+    if (const int error = look_if_due(); error != 0) {
+        return error;
+    }
+    if (const int error = reserve(protocol::kHeadBytes, bytes); error != 0) {
+        return error;
+    }
+    write_headed(*ring_, head, data, bytes);
+    return finished_slowly();
 }
 
 i64 Publisher::publish_many(const ipcbus_buffer* messages, std::size_t count) {
@@ -219,7 +269,9 @@ u32 Publisher::subscriber_count() const {
 
 std::size_t Publisher::message_bytes_max() const {
     // Whatever the topic of a message under a filter: so the limit is the same for all.
-    const u64 topic_bytes = filter_ ? protocol::align_record(protocol::kTopicBytesMax) : 0;
+    const u64 topic_bytes = filter_    ? protocol::align_record(protocol::kTopicBytesMax)
+                            : headed() ? protocol::kHeadBytes
+                                       : 0;
     return std::min(
         ring_->writer().record_bytes_limit() - protocol::kRecordHeaderBytes - topic_bytes,
         protocol::payload_bytes_max(ring_->writer().capacity()));

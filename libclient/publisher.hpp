@@ -5,9 +5,12 @@
 #pragma once
 
 #include "bus.hpp"
+#include "protocol/exchange.hpp"
 #include "protocol/ring_publisher.hpp"
 
 #include <ipcbus/ipcbus.h>
+
+#include <optional>
 
 namespace ipcbus::client {
 
@@ -17,10 +20,48 @@ struct PublisherOptions {
     i64 max_block_ns = -1;
 };
 
+/// Who wants to know which attachments read a publication. Called by the publication's thread,
+/// under the control lock.
+class Audience {
+public:
+    /// `own`: its reader is this very client. Told again, if memory ran out meanwhile.
+    virtual void joined(const std::shared_ptr<Link>& link, u64 attachment, bool own) = 0;
+    virtual void left(u64 attachment) = 0;
+    /// It has not read in time what was to it, and never will. (Not under the control lock.)
+    virtual void overtaken(u64 attachment) = 0;
+    /// It cannot answer what it was asked; `code` is an errno.
+    virtual void refused(u64 attachment, int code) = 0;
+    /// The publication is in a new ring, which nobody has joined yet.
+    virtual void moved() = 0;
+
+protected:
+    ~Audience() = default;
+};
+
+/// What a publication of requests needs beside its options (protocol/exchange.hpp).
+struct RequestsOptions {
+    protocol::Id128 lineage{};
+    u64 reply_ring_bytes = 0;
+    Audience* audience = nullptr;    ///< outlives it
+    FrameSink* replies = nullptr;    ///< woken when membership changes; outlives it
+};
+
+/// The same of replies.
+struct RepliesOptions {
+    std::shared_ptr<Link> link;
+    u64 attachment = 0;  ///< whose requests are answered
+    u32 waiter = 0;      ///< of the responder, which may share it among its publications
+};
+
 class Publisher final : public FrameSink, private protocol::Control {
 public:
     [[nodiscard]] static sys::Result<std::unique_ptr<Publisher>>
     create(Bus& bus, const std::string& topic, const PublisherOptions& options);
+    [[nodiscard]] static sys::Result<std::unique_ptr<Publisher>>
+    create_requests(Bus& bus, const std::string& topic, const PublisherOptions& options,
+                    const RequestsOptions& requests);
+    [[nodiscard]] static sys::Result<std::unique_ptr<Publisher>>
+    create_replies(Bus& bus, const std::string& topic, const RepliesOptions& replies);
     ~Publisher();
     Publisher(const Publisher&) = delete;
     Publisher& operator=(const Publisher&) = delete;
@@ -31,6 +72,23 @@ public:
     int claim(std::string_view topic, std::size_t bytes, void** ret_data);
     int commit(std::size_t bytes);
     int abort();
+
+    // Of requests and replies.
+    /// Everything that a publish might find out of the daemon, found out now: until the next
+    /// publish the audience stays the same.
+    int settle();
+    /// Membership as far as it has been heard, without waiting; and another daemon, if it is time.
+    /// True: the publication is to move to another daemon soon.
+    bool attend();
+    /// Publishes `head` and a payload. Its sequence is the one that was next_sequence().
+    int publish_headed(const protocol::Head& head, const void* data, std::size_t bytes);
+    [[nodiscard]] u64 next_sequence() const { return ring_->writer().sequence(); }
+    /// Whether the calling thread is the one that reads that attachment.
+    bool is_own(u64 attachment) override;
+    int too_large(std::size_t bytes) const;
+    [[nodiscard]] bool has_room(std::size_t bytes) const {
+        return ring_->writer().has_room(protocol::record_bytes(protocol::kHeadBytes, bytes));
+    }
 
     void set_max_block(i64 ns) { options_.max_block_ns = ns; }
     [[nodiscard]] u32 subscriber_count() const;
@@ -60,12 +118,17 @@ private:
     Heard take_in(u64 number) override;
     Heard look() override;
     void complain(const protocol::ReaderTable::Fault& fault) override;
-    bool is_own(u64 attachment) override;
+    void overtaken(u64 attachment) override;
 
+    [[nodiscard]] bool headed() const { return requests_.has_value() || replies_.has_value(); }
     [[nodiscard]] bool plain() const;
     bool publish_plainly(protocol::RingPublisher& ring, const void* data, std::size_t bytes) const;
     int prepare(std::string_view topic, std::size_t bytes, u16* ret_topic_bytes);
-    int too_large(std::size_t bytes) const;
+    int reserve(std::size_t topic_bytes, std::size_t bytes);
+    int look_if_due();
+    int publish_headed_slowly(const protocol::Head& head, const void* data, std::size_t bytes);
+    static void write_headed(protocol::RingPublisher& ring, const protocol::Head& head,
+                             const void* data, std::size_t bytes);
     int refused(protocol::RingPublisher::Status status) const;
     void finish();
     [[gnu::noinline]] int finished_slowly();
@@ -77,7 +140,11 @@ private:
     sys::FutexWait wait_for_members(u32 count, i64 timeout_ns);
     [[nodiscard]] sys::Result<protocol::Advertise> request() const;
     sys::Result<void> advertise();
-    sys::Result<protocol::Advertised> obtain(const protocol::Advertise& request, Home& home);
+    sys::Result<protocol::Advertised> ask_for_ring(const protocol::Advertise& request, Home& home);
+    template <class Request>
+    sys::Result<protocol::Advertised> obtain(const Request& request, Home& home);
+    void take_in_inbox();
+    bool give_back_waiter() const { return !replies_.has_value(); }
     void add_reader(const protocol::Member& member, const sys::Ref<PeerPages>& pages);
     void remove_reader(u64 attachment);
     std::unique_ptr<protocol::RingPublisher> make_ring(const protocol::Advertised& granted,
@@ -87,6 +154,8 @@ private:
     const std::string topic_;
     const bool filter_;
     PublisherOptions options_;
+    std::optional<RequestsOptions> requests_;
+    std::optional<RepliesOptions> replies_;
     protocol::Id128 lineage_{};
     u64 generation_ = 0;
     Home home_;
@@ -98,8 +167,10 @@ private:
     struct Delivery {
         protocol::Members members;
         std::vector<sys::Ref<PeerPages>> peers;  ///< of members.attach, in order
+        protocol::Refused refused;               ///< instead, if it has a code
     };
     std::vector<Delivery> inbox_;
+    std::atomic<bool> refused_{false};  ///< there is one of those in it
 
     bool claimed_ = false;
     u64 claimed_bytes_ = 0;

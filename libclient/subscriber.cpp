@@ -8,6 +8,8 @@
 #include "set.hpp"
 #include "sys/room.hpp"
 
+#include <algorithm>
+
 namespace ipcbus::client {
 
 using protocol::Record;
@@ -207,9 +209,11 @@ int Subscriber::moved(Attached& attached, RingReader::Resync how, u64 lost,
         case RingReader::Resync::done:
             attached.moved();
             attached.resyncs_in_vain = 0;
-            return lost == 0 ? -EAGAIN : report_loss(attached, lost,
-                                                  "the publisher has overtaken this subscriber",
-                                                  ret_message);
+            // Of requests a writer passes over those that are to others, or knows what it does.
+            return lost == 0 || collects_requests()
+                       ? -EAGAIN
+                       : report_loss(attached, lost, "the publisher has overtaken this subscriber",
+                                     ret_message);
         case RingReader::Resync::again:
             // The writer was faster. A ring that looks overtaken for ever is a lie, which would
             // keep this thread from sleeping and in the end make it nap.
@@ -227,6 +231,9 @@ int Subscriber::moved(Attached& attached, RingReader::Resync how, u64 lost,
 /// A publisher that breaks the protocol is heard no more; the others are.
 int Subscriber::corrupt(Attached& attached) {
     const std::string topic(attached.ring().topic());
+    if (headed_) {
+        headed_->heads->broken(attached);
+    }
     let_go(attached);
     return failed(EPROTO, "a publisher of '" + topic +
                               "' has broken the protocol: nothing more is read from it");
@@ -285,6 +292,9 @@ int Subscriber::tell_untold(ipcbus_message* ret_message) {
 /// Whether the record's topic is one that its publication may name and that was asked for; the
 /// topic is then in topic_. What it read may be torn: the caller looks at intact().
 bool Subscriber::accepts(const Attached& attached, const Record& record) {
+    if (attached.headed) {
+        return accepts_head(attached, record);
+    }
     if (record.topic_bytes > protocol::kTopicBytesMax) {
         return false;
     }
@@ -296,13 +306,62 @@ bool Subscriber::accepts(const Attached& attached, const Record& record) {
            protocol::topic_matches(filter_, topic);
 }
 
+bool Subscriber::accepts_head(const Attached& attached, const Record& record) {
+    if (record.topic_bytes != protocol::kHeadBytes) {
+        return false;
+    }
+    protocol::copy_untrusted(&head_, record.topic, sizeof head_);
+    return headed_->heads->wants(attached, head_);
+}
+
+/// The next record has been received: the reader goes behind it.
+inline void Subscriber::taken(Attached& attached, u64 next) {
+    attached.reader().advance_to(next, 1);
+    attached.moved();
+    attached.count_received(1);
+    patience_.distance.received(1);
+}
+
+/// The short way for what comes while this thread spins: takes the next record of the only active
+/// ring. -EAGAIN: not this one, or there is more to say of it; nothing has happened.
+int Subscriber::try_headed(void* buffer, std::size_t bytes, ipcbus_message* ret_message) {
+    Attached& attached = static_cast<Attached&>(*source_.turn());
+    Record record;
+    const RingReader& reader = attached.reader();
+    if (attached.has_aside || !reader.record_at(reader.position(), reader.expected(), record) ||
+        record.payload_bytes > bytes || !accepts_head(attached, record)) {
+        return -EAGAIN;
+    }
+    if (record.payload_bytes != 0) {
+        protocol::copy_untrusted(buffer, record.payload, record.payload_bytes);
+    }
+    if (!reader.intact(record.position)) {
+        return -EAGAIN;
+    }
+    describe(attached, record, ret_message);
+    ret_message->data = buffer;
+    taken(attached, record.next);
+    source_.fruitful(attached);
+    return 0;
+}
+
+bool Subscriber::reads_replies_of(const Link& link, u64 attachment) const {
+    const auto is_it = [&](const auto& one) {
+        const Ring& ring = static_cast<const Attached&>(*one).ring();
+        return &ring.link() == &link &&
+               protocol::answered_attachment(ring.lineage().id) == attachment;
+    };
+    const auto all = source_.attachments();
+    return std::any_of(all.begin(), all.end(), is_it);
+}
+
 void Subscriber::describe(const Attached& attached, const Record& record,
                           ipcbus_message* ret_message) {
+    const bool named = attached.filter && !attached.headed;
     *ret_message = ipcbus_message{record.payload,
                                   record.payload_bytes,
-                                  attached.filter ? topic_ : attached.ring().topic_text(),
-                                  attached.filter ? record.topic_bytes
-                                                  : attached.ring().topic().size(),
+                                  named ? topic_ : attached.ring().topic_text(),
+                                  named ? record.topic_bytes : attached.ring().topic().size(),
                                   record.sequence,
                                   attached.ring().publication_number(),
                                   attached.has_aside ? passed_over(attached) : 0};
@@ -355,14 +414,6 @@ int Subscriber::try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret
     source_.fruitful(attached);
     note_plain(attached);
     return 0;
-}
-
-/// The next record has been received: the reader goes behind it.
-inline void Subscriber::taken(Attached& attached, u64 next) {
-    attached.reader().advance_to(next, 1);
-    attached.moved();
-    attached.count_received(1);
-    patience_.distance.received(1);
 }
 
 /// The only ring that is looked at just now, if there is only one.

@@ -6,10 +6,13 @@
 
 #include "attached.hpp"
 #include "bus.hpp"
+#include "protocol/exchange.hpp"
 #include "readiness.hpp"
 #include "wait_loop.hpp"
 
 #include <ipcbus/ipcbus.h>
+
+#include <optional>
 
 namespace ipcbus::client {
 
@@ -23,6 +26,27 @@ struct SubscriberOptions {
     u64 history = 0;  ///< messages of each publication to begin with; protocol::kHistoryAll: all
 };
 
+/// Whose records have heads (protocol/exchange.hpp): decides by them what is received.
+class HeadFilter {
+public:
+    /// Called for each record before it is known to be whole: must only look. What it returned true
+    /// for last is what a receive that then succeeds is about.
+    virtual bool wants(const Attached& attached, const protocol::Head& head) = 0;
+    /// That attachment is read no more; before, if so, that its writer has broken the protocol.
+    virtual void gone(const Attached& /*attached*/) {}
+    virtual void broken(const Attached& /*attached*/) {}
+
+protected:
+    ~HeadFilter() = default;
+};
+
+/// What a subscription to requests or to replies needs beside its options.
+struct HeadedOptions {
+    bool replies = false;
+    protocol::Id128 lineage{};        ///< of the requests whose replies it gets
+    HeadFilter* heads = nullptr;      ///< outlives it
+};
+
 class Subscriber final : public FrameSink, private protocol::Elsewhere {
 public:
     /// What the C API gave out for it: the C API's, nothing else looks at it.
@@ -30,6 +54,9 @@ public:
 
     [[nodiscard]] static sys::Result<std::unique_ptr<Subscriber>>
     create(Bus& bus, const std::string& filter, const SubscriberOptions& options);
+    [[nodiscard]] static sys::Result<std::unique_ptr<Subscriber>>
+    create_headed(Bus& bus, const std::string& filter, const SubscriberOptions& options,
+                  const HeadedOptions& headed);
     ~Subscriber();
     Subscriber(const Subscriber&) = delete;
     Subscriber& operator=(const Subscriber&) = delete;
@@ -43,6 +70,28 @@ public:
     int fd();
     /// A signal with it; 0: none any more.
     int notify(int signal, void* value);
+
+    // Of requests and replies.
+    /// As receive; when there is nothing, `otherwise` is asked: what is not -EAGAIN ends the wait.
+    /// That a ring of replies has broken the protocol is told to the HeadFilter alone.
+    template <class Otherwise>
+    int receive_or(void* buffer, std::size_t bytes, i64 timeout_ns, ipcbus_message& ret_message,
+                   Otherwise&& otherwise);
+    /// The head of what was received last.
+    [[nodiscard]] const protocol::Head& head() const { return head_; }
+    /// What the daemon has told, and another daemon: as each receive does.
+    void attend_now() {
+        if (generation_ != bus_.generation()) {
+            news_.store(true, std::memory_order_relaxed);  // own thread: attend() is next
+        }
+        attend();
+    }
+    /// The next sleep is a short one: somebody waits for a time that nobody rings for.
+    void look_soon() { waiter().limit_slice(100'000'000); }
+    /// Whether a ring that answers that attachment's requests is read, or will be.
+    [[nodiscard]] bool reads_replies_of(const Link& link, u64 attachment) const;
+    /// Tells the writer at once what has been read: what is received next may be long in coming.
+    static void pass(const Attached& attached) { const_cast<Attached&>(attached).store_cursor(); }
 
     [[nodiscard]] u64 lost() const { return lost_; }
     [[nodiscard]] u32 publication_count();
@@ -90,6 +139,9 @@ private:
     void keep(int result, const ipcbus_message& message);
     int tell_untold(ipcbus_message* ret_message);
     bool accepts(const Attached& attached, const protocol::Record& record);
+    bool accepts_head(const Attached& attached, const protocol::Record& record);
+    int try_headed(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
+    [[nodiscard]] sys::Result<Answer> ask_headed();
     int corrupt(Attached& attached);
     int nothing() const;
     int try_receive(void* buffer, std::size_t bytes, ipcbus_message* ret_message);
@@ -149,6 +201,7 @@ private:
     bool receive_attached(Link& link, std::span<const std::byte> fields, Delivery& ret_delivery);
     void unroute(const std::vector<Delivery>& deliveries, const Bus::Lock&);
     [[nodiscard]] bool has_kin(const Attached& attached) const;
+    [[nodiscard]] bool collects_requests() const { return headed_ && !headed_->replies; }
     void let_go(Attached& attached, bool closed = false);
     void drop_orphans(i64 now_ns);
     [[nodiscard]] i64 orphaned_ns(const Attached& attached) const;
@@ -179,6 +232,8 @@ private:
     const std::string filter_;
     const protocol::ReaderMode mode_;
     const u64 history_;
+    std::optional<HeadedOptions> headed_;
+    protocol::Head head_;
     Patience patience_;
     u64 generation_ = 0;
     std::shared_ptr<Link> link_;
@@ -238,5 +293,28 @@ private:
     /// With history, all of it is attached. Under the control lock.
     bool caught_up_ = false;
 };
+
+template <class Otherwise>
+int Subscriber::receive_or(void* buffer, std::size_t bytes, i64 timeout_ns,
+                           ipcbus_message& ret_message, Otherwise&& otherwise) {
+    if (const int error = begin_use(); error != 0) {
+        return error;
+    }
+    const auto try_once = [&] {
+        int result = try_receive(buffer, bytes, &ret_message);
+        // Who breaks the protocol is no reason for others to wait, nor to begin anew.
+        for (int tries = 0; result == -EPROTO && headed_->replies && tries < 64; tries++) {
+            result = try_receive(buffer, bytes, &ret_message);
+        }
+        return result == -EAGAIN || (result == -EPROTO && headed_->replies) ? otherwise() : result;
+    };
+    const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, try_once,
+                                  [&] { return only_active(); },
+                                  [&] { return try_headed(buffer, bytes, &ret_message); });
+    if (result == 0) {
+        waiter().fruitful();
+    }
+    return result;
+}
 
 }  // namespace ipcbus::client

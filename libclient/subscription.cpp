@@ -45,6 +45,31 @@ Result<std::unique_ptr<Subscriber>> Subscriber::create(Bus& bus, const std::stri
     return subscriber;
 }
 
+/// Its thread is who has received from it: a handle may be made for another one, and that one be
+/// asked before it has come to receive.
+Result<std::unique_ptr<Subscriber>> Subscriber::create_headed(Bus& bus, const std::string& filter,
+                                                              const SubscriberOptions& options,
+                                                              const HeadedOptions& headed) {
+    std::unique_ptr<Subscriber> subscriber(new Subscriber(bus, filter, options));
+    subscriber->headed_ = headed;
+    subscriber->source_.headed = true;
+    IPCBUS_TRY(bus.require_connection());
+    IPCBUS_TRY(subscriber->subscribe(0));
+    return subscriber;
+}
+
+/// What stands for SUBSCRIBE, and its answer.
+Result<Answer> Subscriber::ask_headed() {
+    if (link_->welcome().protocol_minor < protocol::kMinorRequests) {
+        return fail(EPROTONOSUPPORT,
+                    "this bus is of an older version and knows no requests: update ipcbusd");
+    }
+    if (headed_->replies) {
+        return bus_.request(link_, protocol::Collect{headed_->lineage}, this);
+    }
+    return bus_.request(link_, protocol::Serve{filter_}, this);
+}
+
 /// The own waiter moves to the pages of `link`. Under the control lock.
 Result<void> Subscriber::move_to(const std::shared_ptr<Link>& link) {
     const u32 number = IPCBUS_TRY(link->take_waiter());
@@ -100,7 +125,7 @@ Result<void> Subscriber::subscribe(u64 history) {
         // acquire: pairs with the daemon's count after each send; later frames are heard later.
         frames_seen_ = link_->frames().load(std::memory_order_acquire);
     }
-    const Answer answer = IPCBUS_TRY(ask_for(history));
+    const Answer answer = IPCBUS_TRY(headed_ ? ask_headed() : ask_for(history));
     protocol::Subscribed subscribed;
     if (answer.type != FrameType::subscribed ||
         !protocol::decode(std::span<const std::byte>(answer.fields), subscribed)) {

@@ -54,13 +54,15 @@ enum Id : int {
 
 // Which modes an option is for.
 constexpr unsigned kLatency = 1u << static_cast<unsigned>(Mode::latency);
+constexpr unsigned kRequest = 1u << static_cast<unsigned>(Mode::request);
 constexpr unsigned kThroughput = 1u << static_cast<unsigned>(Mode::throughput);
 constexpr unsigned kFanout = 1u << static_cast<unsigned>(Mode::fanout);
 constexpr unsigned kConnect = 1u << static_cast<unsigned>(Mode::connect);
 constexpr unsigned kControl = 1u << static_cast<unsigned>(Mode::control);
 constexpr unsigned kStreams = kThroughput | kFanout;
 constexpr unsigned kData = kLatency | kStreams;
-constexpr unsigned kAll = kData | kConnect | kControl;
+constexpr unsigned kTimed = kData | kRequest;
+constexpr unsigned kAll = kTimed | kConnect | kControl;
 
 struct BenchSpec {
     OptionSpec option;
@@ -72,7 +74,7 @@ constexpr std::array kSpecs = {
     BenchSpec{{kTopic, 't', "topic", true}, kAll},
     BenchSpec{{kPrivate, '\0', "private", false}, kAll},
     BenchSpec{{kDaemon, '\0', "daemon", true}, kAll},
-    BenchSpec{{kSize, '\0', "size", true}, kData},
+    BenchSpec{{kSize, '\0', "size", true}, kTimed},
     BenchSpec{{kMode, '\0', "mode", true}, kData},
     BenchSpec{{kStrict, '\0', "strict", false}, kStreams},
     BenchSpec{{kBatch, '\0', "batch", true}, kStreams},
@@ -80,12 +82,12 @@ constexpr std::array kSpecs = {
     BenchSpec{{kInPlace, '\0', "in-place", false}, kData},
     BenchSpec{{kReadInPlace, '\0', "read-in-place", false}, kData},
     BenchSpec{{kUntouched, '\0', "untouched", false}, kData},
-    BenchSpec{{kWait, '\0', "wait", true}, kData},
+    BenchSpec{{kWait, '\0', "wait", true}, kTimed},
     BenchSpec{{kRing, '\0', "ring", true}, kAll},
     BenchSpec{{kReaders, '\0', "readers", true}, kFanout},
-    BenchSpec{{kDuration, '\0', "duration", true}, kData | kConnect},
-    BenchSpec{{kWarmup, '\0', "warmup", true}, kData | kConnect},
-    BenchSpec{{kSlice, '\0', "slice", true}, kData},
+    BenchSpec{{kDuration, '\0', "duration", true}, kTimed | kConnect},
+    BenchSpec{{kWarmup, '\0', "warmup", true}, kTimed | kConnect},
+    BenchSpec{{kSlice, '\0', "slice", true}, kTimed},
     BenchSpec{{kRepeat, '\0', "repeat", true}, kAll},
     BenchSpec{{kPin, '\0', "pin", true}, kAll},
     BenchSpec{{kClients, '\0', "clients", true}, kControl},
@@ -95,9 +97,9 @@ constexpr std::array kSpecs = {
     BenchSpec{{kProcesses, '\0', "processes", true}, kControl},
 };
 
-constexpr std::array kModeNames = {std::string_view("latency"), std::string_view("throughput"),
-                                   std::string_view("fanout"), std::string_view("connect"),
-                                   std::string_view("control")};
+constexpr std::array kModeNames = {std::string_view("latency"),    std::string_view("request"),
+                                   std::string_view("throughput"), std::string_view("fanout"),
+                                   std::string_view("connect"),    std::string_view("control")};
 constexpr std::array kWaitNames = {std::string_view("spin"), std::string_view("adaptive"),
                                    std::string_view("sleep")};
 constexpr std::array kDeliveryNames = {std::string_view("reliable"), std::string_view("lossy"),
@@ -229,7 +231,8 @@ Result<void> take_option(const Option& option, BenchOptions& options) {
 Result<void> check_mode(const std::vector<std::string_view>& operands,
                         const std::vector<Option>& given, BenchOptions& options) {
     if (operands.empty()) {
-        return fail(EINVAL, "no mode was given (latency, throughput, fanout, connect, control)");
+        return fail(EINVAL, "no mode was given (latency, request, throughput, fanout, "
+                            "connect, control)");
     }
     const Option mode{0, "mode", operands[0]};
     options.mode = static_cast<Mode>(IPCBUS_TRY(word_option(mode, kModeNames)));
@@ -325,11 +328,12 @@ std::string bench_help() {
                "ipcbus-bench [OPTION]... MODE    measure the ipcbus message bus\n"
                "Modes:\n"
                "  latency       one way, of a ping-pong between two processes\n"
+               "  request       the same in turn with requests and replies, and how they compare\n"
                "  throughput    one publisher, one subscriber, as fast as it goes\n"
                "  fanout        one publisher, --readers subscribers; what a publish costs it\n"
                "  connect       from connecting to the first message\n"
                "  control       setting up thousands of clients, publications, subscriptions\n"
-               "Messages (latency, throughput, fanout):\n"
+               "Messages (latency, throughput, fanout; request takes --size and --wait):\n"
                "      --size BYTES        (64)\n"
                "      --mode reliable|lossy|latest\n"
                "      --wait spin|adaptive|sleep   how subscribers wait (adaptive)\n"

@@ -14,7 +14,7 @@
 namespace ipcbus::tools {
 
 struct BenchOptions {
-    enum class Mode { latency, throughput, fanout, connect, control };
+    enum class Mode { latency, request, throughput, fanout, connect, control };
     enum class Wait { spin, adaptive, sleep };
 
     CommonOptions common;

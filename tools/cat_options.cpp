@@ -7,8 +7,6 @@
 
 #include <array>
 #include <cerrno>
-#include <fcntl.h>
-#include <unistd.h>
 
 namespace ipcbus::tools {
 
@@ -135,21 +133,6 @@ Result<void> take_from(const Option& option, CatOptions& options) {
                             ": not one of new, oldest, last:N (N at least 1)");
 }
 
-Result<void> take_ready_fd(const Option& option, CatOptions& options) {
-    constexpr std::uint64_t kFdMax = 1'000'000'000;
-    const std::uint64_t fd = IPCBUS_TRY(count_option(option, 0));
-    if (fd == STDIN_FILENO || fd == STDOUT_FILENO) {
-        return fail(EINVAL, option.shown + " " + quoted(option.value) +
-                                ": only messages go to stdout; open another, like 3>file");
-    }
-    if (fd > kFdMax || ::fcntl(static_cast<int>(fd), F_GETFD) < 0) {
-        return fail(EINVAL, option.shown + " " + quoted(option.value) +
-                                ": there is no such open descriptor");
-    }
-    options.ready_fd = static_cast<int>(fd);
-    return {};
-}
-
 Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) {
     using Content = OutputStyle::Content;
     using End = OutputStyle::End;
@@ -172,7 +155,7 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
         case kMode: return take_mode(option, options);
         case kFrom: return take_from(option, options);
         case kStrict: options.strict = true; return {};
-        case kReadyFd: return take_ready_fd(option, options);
+        case kReadyFd: options.ready_fd = IPCBUS_TRY(ready_fd_option(option)); return {};
         case kExec:
             if (option.value.empty()) {
                 return fail(EINVAL, "--exec needs a command");

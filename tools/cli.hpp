@@ -23,6 +23,8 @@ inline constexpr int kExitUsage = 2;
 inline constexpr int kExitNoConnection = 3;
 inline constexpr int kExitDenied = 4;
 inline constexpr int kExitLost = 5;
+inline constexpr int kExitStatus = 6;  // ipcbus-req: a responder says that it went wrong
+inline constexpr int kExitNobody = 7;  // ipcbus-req: nobody serves the topic
 inline constexpr int kExitTimedOut = 124;
 
 struct OptionSpec {

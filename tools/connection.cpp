@@ -5,6 +5,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
 #include <utility>
 
 namespace ipcbus::tools {
@@ -65,6 +67,36 @@ Result<std::vector<std::string_view>> read_options(
     return std::move(parsed.positionals);
 }
 
+Result<int> ready_fd_option(const Option& option) {
+    constexpr std::uint64_t kFdMax = 1'000'000'000;
+    const std::uint64_t fd = IPCBUS_TRY(count_option(option, 0));
+    if (fd == STDIN_FILENO || fd == STDOUT_FILENO) {
+        return sys::fail(EINVAL, option.shown + " " + quoted(option.value) +
+                                     ": only messages go to stdout; open another, like 3>file");
+    }
+    if (fd > kFdMax || ::fcntl(static_cast<int>(fd), F_GETFD) < 0) {
+        return sys::fail(EINVAL, option.shown + " " + quoted(option.value) +
+                                     ": there is no such open descriptor");
+    }
+    return static_cast<int>(fd);
+}
+
+bool announce_ready(std::string_view tool, int ready_fd) {
+    if (ready_fd < 0) {
+        return true;
+    }
+    constexpr std::string_view kLine = "ready\n";
+    if (::write(ready_fd, kLine.data(), kLine.size()) < 0) {
+        report(tool, "cannot write to descriptor " + std::to_string(ready_fd) +
+                         " of --ready-fd: " + std::strerror(errno));
+        return false;
+    }
+    if (ready_fd != STDERR_FILENO) {
+        (void)::close(ready_fd);  // so that who waits for its end sees it, too
+    }
+    return true;
+}
+
 std::string_view common_help() {
     return "Connection and more:\n"
            "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or the usual place\n"
@@ -121,6 +153,7 @@ int exit_code_for(std::int64_t result) {
         case -ECONNREFUSED: return kExitNoConnection;
         case -ETIMEDOUT:
         case -EAGAIN: return kExitTimedOut;
+        case -EHOSTUNREACH: return kExitNobody;
         default: return kExitFailed;
     }
 }

@@ -52,6 +52,11 @@ struct CommonOptions {
 /// What --version prints: the tool, then library (compiled with, running), protocol and layout.
 [[nodiscard]] std::string version_text(std::string_view tool);
 
+/// The value of --ready-fd: an open descriptor that is neither stdin nor stdout.
+[[nodiscard]] sys::Result<int> ready_fd_option(const Option& option);
+/// Writes a line there and closes it, unless it is negative. False: it has been reported why not.
+[[nodiscard]] bool announce_ready(std::string_view tool, int ready_fd);
+
 struct CloseBus {
     void operator()(ipcbus_bus* bus) const { ipcbus_close(bus); }
 };
@@ -64,10 +69,18 @@ struct Unsubscribe {
 struct FreeSet {
     void operator()(ipcbus_set* set) const { ipcbus_set_free(set); }
 };
+struct FreeRequester {
+    void operator()(ipcbus_requester* requester) const { ipcbus_requester_free(requester); }
+};
+struct FreeResponder {
+    void operator()(ipcbus_responder* responder) const { ipcbus_responder_free(responder); }
+};
 using BusPtr = std::unique_ptr<ipcbus_bus, CloseBus>;
 using PublisherPtr = std::unique_ptr<ipcbus_publisher, Unadvertise>;
 using SubscriberPtr = std::unique_ptr<ipcbus_subscriber, Unsubscribe>;
 using SetPtr = std::unique_ptr<ipcbus_set, FreeSet>;
+using RequesterPtr = std::unique_ptr<ipcbus_requester, FreeRequester>;
+using ResponderPtr = std::unique_ptr<ipcbus_responder, FreeResponder>;
 
 /// What libipcbus said last, or what the errno means where it said nothing.
 [[nodiscard]] std::string library_error(std::int64_t result);

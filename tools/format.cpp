@@ -84,6 +84,11 @@ void append_json_bytes(std::string_view name, std::string_view flag, std::string
     out.append("\",").append(flag).append(":true");
 }
 
+void append_member(std::string_view name, std::uint64_t value, std::string& out) {
+    out += name;
+    append_number(value, out);
+}
+
 void append_token(char token, const MessageView& message, std::string& out) {
     switch (token) {
         case 't': out.append(message.topic); break;
@@ -95,6 +100,9 @@ void append_token(char token, const MessageView& message, std::string& out) {
         case 'I': append_iso_time(message.received_ns, out); break;
         case 'U': append_unix_time(message.received_ns, out); break;
         case 'j': append_json(message, out); break;
+        case 'S': append_number(message.status, out); break;
+        case 'r': append_number(message.responder, out); break;
+        case 'u': append_number(message.uid, out); break;
         default: IPCBUS_ASSERT(!"a token that parse() let through"); break;
     }
 }
@@ -170,12 +178,16 @@ void append_json_string(std::string_view text, std::string& out) {
 void append_json(const MessageView& message, std::string& out) {
     out += '{';
     append_json_bytes("\"topic\"", "\"topic_base64\"", message.topic, out);
-    out += ",\"publication\":";
-    append_number(message.publication, out);
-    out += ",\"sequence\":";
-    append_number(message.sequence, out);
-    out += ",\"lost\":";
-    append_number(message.lost, out);
+    if (message.is_reply) {
+        append_member(",\"request\":", message.sequence, out);
+        append_member(",\"responder\":", message.responder, out);
+        append_member(",\"uid\":", message.uid, out);
+        append_member(",\"status\":", message.status, out);
+    } else {
+        append_member(",\"publication\":", message.publication, out);
+        append_member(",\"sequence\":", message.sequence, out);
+        append_member(",\"lost\":", message.lost, out);
+    }
     out += ",\"time\":\"";
     append_iso_time(message.received_ns, out);
     out += "\",\"size\":";
@@ -201,8 +213,8 @@ void append_unix_time(std::int64_t since_1970_ns, std::string& out) {
     append_padded(static_cast<std::uint64_t>(since_1970_ns % kSecondNs), 9, out);
 }
 
-Result<Format> Format::parse(std::string_view text) {
-    constexpr std::string_view kTokens = "tpxlsLIUj";
+Result<Format> Format::parse(std::string_view text, Of of) {
+    const std::string_view tokens = of == Of::messages ? "tpxlsLIUj" : "tpxlsIUjSru";
     constexpr std::string_view kEscapes = "ntr0\\";
     constexpr std::string_view kEscaped("\n\t\r\0\\", 5);
     Format format;
@@ -224,7 +236,7 @@ Result<Format> Format::parse(std::string_view text) {
             literal += kEscaped[escape];
         } else if (text[i] == '%') {
             literal += '%';
-        } else if (kTokens.find(text[i]) == std::string_view::npos) {
+        } else if (tokens.find(text[i]) == std::string_view::npos) {
             return fail(EINVAL, std::string("unknown token '%") + text[i] + "'");
         } else {
             if (!literal.empty()) {

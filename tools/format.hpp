@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// How ipcbus-cat writes a message: as it is, in hexadecimal, as JSON, framed, or by a format. Pure
-// functions that append to a string; any thread. Binary-safe: a payload is bytes until it has been
-// looked at. The views must not change meanwhile: bytes that are lent from a ring are copied first
-// where more than one pass is made over them (needs_stable_bytes).
+// How ipcbus-cat writes a message, and ipcbus-req a reply: as it is, in hexadecimal, as JSON,
+// framed, or by a format. Pure functions that append to a string; any thread. Binary-safe: a
+// payload is bytes until it has been looked at. The views must not change meanwhile: bytes that
+// are lent from a ring are copied first where more than one pass is made over them
+// (needs_stable_bytes).
 #pragma once
 
 #include "sys/result.hpp"
@@ -22,6 +23,11 @@ struct MessageView {
     std::uint64_t publication = 0;
     std::uint64_t lost = 0;         // by this program, so far
     std::int64_t received_ns = 0;   // since 1970, UTC
+    // Of a reply, whose sequence is that of its request.
+    bool is_reply = false;
+    std::uint32_t status = 0;
+    std::uint64_t responder = 0;
+    std::uint32_t uid = 0;
 };
 
 void append_hex(std::string_view bytes, std::string& out);
@@ -32,7 +38,8 @@ void append_base64(std::string_view bytes, std::string& out);
 void append_json_string(std::string_view text, std::string& out);
 /// One JSON object, without a newline: {"topic":"a/b","publication":3,"sequence":7,"lost":0,
 /// "time":"...","size":5,"payload":"hello"}. A payload that is not UTF-8 is base64, and
-/// "base64":true follows; so with the topic and "topic_base64".
+/// "base64":true follows; so with the topic and "topic_base64". A reply: {"topic":"a/b",
+/// "request":7,"responder":3,"uid":1000,"status":0,"time":"...","size":5,"payload":"hello"}.
 void append_json(const MessageView& message, std::string& out);
 /// 2026-11-23T07:11:00.123456789Z
 void append_iso_time(std::int64_t since_1970_ns, std::string& out);
@@ -44,8 +51,11 @@ class Format {
 public:
     /// %t topic, %p payload, %x payload in hexadecimal, %l its length, %s sequence, %L lost so far,
     /// %I time of receipt, ISO, %U the same in seconds since 1970, %j JSON, %%; \n \t \r \0 \\.
+    /// Of replies: %t %p %x %l %I %U %j as these; %s number of the request, %S status, %r who, %u
+    /// its uid.
     /// Anything else after % or \ is an error that names it.
-    [[nodiscard]] static sys::Result<Format> parse(std::string_view text);
+    enum class Of { messages, replies };
+    [[nodiscard]] static sys::Result<Format> parse(std::string_view text, Of of = Of::messages);
 
     void append(const MessageView& message, std::string& out) const;
 

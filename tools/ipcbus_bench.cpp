@@ -84,6 +84,11 @@ int measure_mode(const Run& run, std::string& ret_text) {
             const auto text = [&](const auto& all) { return latency_text(run, all); };
             return repeat(run, run_latency, text, ret_text, runs);
         }
+        case BenchOptions::Mode::request: {
+            std::vector<RequestResult> runs;
+            const auto text = [&](const auto& all) { return request_text(run, all); };
+            return repeat(run, run_request, text, ret_text, runs);
+        }
         case BenchOptions::Mode::connect: {
             std::vector<ConnectResult> runs;
             return repeat(run, run_connect, connect_text, ret_text, runs);

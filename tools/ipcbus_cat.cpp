@@ -82,10 +82,7 @@ public:
     }
 
     int run() {
-        int code = announce_ready();
-        if (code == kGoOn) {
-            code = read_messages();
-        }
+        int code = announce_ready(kTool, options_.ready_fd) ? read_messages() : kExitFailed;
         if (const int flushed = flush(); flushed != kGoOn && code <= kExitDone) {
             code = flushed;
         }
@@ -109,23 +106,6 @@ private:
             result = result == 0 ? ipcbus_set_add(set, subscriber.get()) : result;
         }
         return result == 0 ? kGoOn : report_failure(kTool, "wait for several topics", result);
-    }
-
-    int announce_ready() {
-        if (options_.ready_fd < 0) {
-            return kGoOn;
-        }
-        constexpr std::string_view kLine = "ready\n";
-        const ssize_t written = ::write(options_.ready_fd, kLine.data(), kLine.size());
-        if (written < 0) {
-            report(kTool, "cannot write to descriptor " + std::to_string(options_.ready_fd) +
-                              " of --ready-fd: " + std::strerror(errno));
-            return kExitFailed;
-        }
-        if (options_.ready_fd != STDERR_FILENO) {
-            (void)::close(options_.ready_fd);  // so that who waits for its end sees it, too
-        }
-        return kGoOn;
     }
 
     int read_messages() {

@@ -18,6 +18,10 @@ const char* frame_name(FrameType type) {
         case FrameType::received: return "RECEIVED";
         case FrameType::complain: return "COMPLAIN";
         case FrameType::subscribe_from: return "SUBSCRIBE_FROM";
+        case FrameType::ask: return "ASK";
+        case FrameType::serve: return "SERVE";
+        case FrameType::collect: return "COLLECT";
+        case FrameType::respond: return "RESPOND";
         case FrameType::welcome: return "WELCOME";
         case FrameType::error: return "ERROR";
         case FrameType::done: return "DONE";
@@ -30,6 +34,7 @@ const char* frame_name(FrameType type) {
         case FrameType::ended: return "ENDED";
         case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
+        case FrameType::refused: return "REFUSED";
     }
     return "unknown frame";
 }

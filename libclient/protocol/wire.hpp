@@ -30,8 +30,9 @@
 namespace ipcbus::protocol {
 
 inline constexpr u16 kProtocolMajor = 1;  ///< another one is refused
-inline constexpr u16 kProtocolMinor = 1;  ///< grows when frames or features are added
+inline constexpr u16 kProtocolMinor = 2;  ///< grows when frames or features are added
 inline constexpr u16 kMinorHistory = 1;   ///< from which on there is SUBSCRIBE_FROM
+inline constexpr u16 kMinorRequests = 2;  ///< from which on there are ASK, SERVE, COLLECT, RESPOND
 inline constexpr u64 kHistoryAll = ~u64{0};
 inline constexpr u64 kFeatures = 0;       ///< feature bits we offer; none yet
 inline constexpr std::size_t kFrameHeaderBytes = 16;
@@ -52,6 +53,10 @@ enum class FrameType : u16 {
     received = 10,
     complain = 11,
     subscribe_from = 12,
+    ask = 48,
+    serve = 49,
+    collect = 50,
+    respond = 51,
     // daemon to client
     welcome = 64,
     error = 65,
@@ -65,6 +70,7 @@ enum class FrameType : u16 {
     ended = 73,
     stopping = 74,
     caught_up = 75,
+    refused = 96,
 };
 [[nodiscard]] const char* frame_name(FrameType type);
 
@@ -210,6 +216,44 @@ struct Complain {
     static void fields(auto& self, auto& v) {
         v(self.publication, self.attachment, self.complaint);
     }
+};
+
+// Requests and replies: protocol/exchange.hpp tells what they are for.
+
+/// As ADVERTISE, for a ring of requests to whoever serves `topic`, which has no wildcards. Its
+/// readers are subscriptions of SERVE alone. Answer: ADVERTISED.
+struct Ask {
+    static constexpr FrameType kType = FrameType::ask;
+    Advertise publication;
+    u64 reply_ring_bytes = 0;  ///< of each ring that a responder answers in; 0: the bus decides
+    static void fields(auto& self, auto& v) {
+        Advertise::fields(self.publication, v);
+        v(self.reply_ring_bytes);
+    }
+};
+
+/// As SUBSCRIBE, reliable, to requests and to nothing else. Answer: SUBSCRIBED.
+struct Serve {
+    static constexpr FrameType kType = FrameType::serve;
+    std::string filter;
+    static void fields(auto& self, auto& v) { v.text(self.filter, kTopicBytesMax); }
+};
+
+/// A subscription to what is answered to the requests of this client's publication of that lineage,
+/// and to nothing else. Answer: SUBSCRIBED.
+struct Collect {
+    static constexpr FrameType kType = FrameType::collect;
+    Id128 lineage{};
+    static void fields(auto& self, auto& v) { v(self.lineage); }
+};
+
+/// Asks for the ring in which to answer what comes through `attachment`, which is one of SERVE. Its
+/// reader is the COLLECT of the client that asks there, and nobody else. Answer: ADVERTISED.
+struct Respond {
+    static constexpr FrameType kType = FrameType::respond;
+    u64 attachment = 0;
+    u32 waiter = 0;  ///< as in ADVERTISE
+    static void fields(auto& self, auto& v) { v(self.attachment, self.waiter); }
 };
 
 // ------------------------------------------------------------------------- daemon to client
@@ -359,6 +403,16 @@ struct Ended {
     u64 attachment = 0;
     u8 reason = 0;
     static void fields(auto& self, auto& v) { v(self.attachment, self.reason); }
+};
+
+/// To a requester: who reads its requests through `attachment` cannot answer, for it got no ring to
+/// do it in. What it was asked until now will not be answered.
+struct Refused {
+    static constexpr FrameType kType = FrameType::refused;
+    u64 publication = 0;  ///< of ASK
+    u64 attachment = 0;
+    u32 code = 0;  ///< an errno of Linux: EDQUOT, ENOSPC, EMFILE or ENOMEM
+    static void fields(auto& self, auto& v) { v(self.publication, self.attachment, self.code); }
 };
 
 /// The daemon is about to end in good order; rings go on.

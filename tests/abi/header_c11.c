@@ -21,6 +21,10 @@ int main(void) {
     struct ipcbus_connect_options connect_options = IPCBUS_INIT(connect_options);
     struct ipcbus_publisher_options publisher_options = IPCBUS_INIT(publisher_options);
     struct ipcbus_subscriber_options subscriber_options = IPCBUS_INIT(subscriber_options);
+    struct ipcbus_requester_options requester_options = IPCBUS_INIT(requester_options);
+    struct ipcbus_responder_options responder_options = IPCBUS_INIT(responder_options);
+    struct ipcbus_request request = {.requester = 1};
+    struct ipcbus_reply reply = {.flags = IPCBUS_REPLY_MORE};
     struct ipcbus_message message;
     struct ipcbus_buffer buffer = {"payload", 7};
     ipcbus_bus *bus = NULL;
@@ -32,6 +36,9 @@ int main(void) {
     failures += expect(publisher_options.struct_size == sizeof publisher_options, "IPCBUS_INIT");
     failures += expect(publisher_options.max_block_ns == 0, "zeroed");
     failures += expect(subscriber_options.mode == IPCBUS_RELIABLE, "reliable is the default");
+    failures += expect(requester_options.struct_size == sizeof requester_options, "IPCBUS_INIT");
+    failures += expect(responder_options.max_block_ns == 0, "zeroed");
+    failures += expect(request.uid == 0 && reply.flags == 1u && IPCBUS_ASK_ALL == 1u, "structs");
     failures += expect(buffer.size == 7 && message.lost == 0, "structs");
     failures += expect(IPCBUS_FOREVER < 0, "for ever is negative");
     failures += expect(strcmp(ipcbus_version(), IPCBUS_VERSION) == 0, "versions agree");

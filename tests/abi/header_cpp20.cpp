@@ -19,6 +19,8 @@ static_assert(kMoveOnly<ipcbus::Bus>);
 static_assert(kMoveOnly<ipcbus::Publisher>);
 static_assert(kMoveOnly<ipcbus::Subscriber>);
 static_assert(kMoveOnly<ipcbus::Set>);
+static_assert(kMoveOnly<ipcbus::Requester>);
+static_assert(kMoveOnly<ipcbus::Responder>);
 static_assert(kMoveOnly<ipcbus::Claim>);
 static_assert(kMoveOnly<ipcbus::Loan>);
 static_assert(kMoveOnly<ipcbus::Batch>);
@@ -78,11 +80,36 @@ ipcbus::Status use_subscriber(ipcbus::Bus& bus) {
     return batch.release();
 }
 
+ipcbus::Status use_exchange(ipcbus::Bus& bus) {
+    ipcbus::Responder responder = bus.serve("abi/#", {.max_block = std::chrono::seconds(0)});
+    ipcbus::Requester requester = bus.make_requester("abi/topic", {.reply_bytes_max = 1024});
+    std::byte room[64];
+    ipcbus::Request request{};
+    ipcbus::Reply reply{};
+    std::uint64_t number = 0;
+    static_assert(noexcept(requester.call("text", room, reply)));
+    static_assert(noexcept(requester.next_reply(room, reply)));
+    static_assert(noexcept(responder.next_request(room, request)));
+    static_assert(noexcept(responder.respond(request, "text")));
+    if (!ok(requester.wait_responders(1)) || requester.responder_count() == 0 ||
+        requester.request_bytes_max() == 0 || !ok(requester.ask("text", number)) ||
+        !ok(responder.next_request(room, request)) || ipcbus::text(request).empty() ||
+        ipcbus::payload(request).empty() || ipcbus::topic(request).empty() ||
+        responder.requester_count() == 0 || !ok(responder.respond(request, "text", 1, true)) ||
+        !ok(requester.next_reply(room, reply)) || ipcbus::text(reply).empty() ||
+        ipcbus::payload(reply).empty() || !ok(requester.abandon(number)) ||
+        !ok(requester.ask_all("text", number))) {
+        return ipcbus::Status::nobody;
+    }
+    return requester.call("text", room, reply, std::chrono::milliseconds(5));
+}
+
 bool connect_throws() {
     try {
         ipcbus::Bus bus({.address = "unix:/nonexistent/ipcbus-abi-test.sock", .name = "abi"});
         return use_publisher(bus) == ipcbus::Status::ok &&
-               use_subscriber(bus) == ipcbus::Status::ok;
+               use_subscriber(bus) == ipcbus::Status::ok &&
+               use_exchange(bus) == ipcbus::Status::ok;
     } catch (const std::system_error& error) {
         return error.code() == std::errc::connection_refused &&
                std::string_view(error.what()).find("ipcbus-abi-test") != std::string_view::npos;

@@ -220,6 +220,9 @@ private:
         }
         default:  // a frame of any type, the daemon's own included, with any fields
             const std::uint8_t type = input_.byte();
+            if (put_exchange(static_cast<FrameType>(type), request)) {
+                return;
+            }
             const auto fields = input_.bytes(input_.byte());
             std::vector<std::byte> bytes;
             const std::size_t begin =
@@ -229,6 +232,39 @@ private:
             protocol::end_frame(bytes, begin);
             peer_->put_raw({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()});
             return;
+        }
+    }
+
+    /// Requests and replies, with fields that may mean something. False: of another type.
+    bool put_exchange(FrameType type, u64 request) {
+        switch (type) {
+        case FrameType::ask: {
+            protocol::Ask frame;
+            frame.publication.topic = name();
+            frame.publication.ring_bytes = ring_bytes();
+            frame.publication.waiter = input_.byte() % 4;
+            frame.publication.lineage[0] = input_.byte() % 4;
+            frame.reply_ring_bytes = ring_bytes();
+            peer_->put(frame, request);
+            return true;
+        }
+        case FrameType::serve:
+            peer_->put(protocol::Serve{name()}, request);
+            return true;
+        case FrameType::collect: {
+            protocol::Collect frame;
+            frame.lineage[0] = input_.byte() % 4;
+            peer_->put(frame, request);
+            return true;
+        }
+        case FrameType::respond: {
+            const u64 attachment = id(Known::attachment);
+            peer_->put(protocol::Respond{attachment, static_cast<u32>(input_.byte() % 4)},
+                       request);
+            return true;
+        }
+        default:
+            return false;
         }
     }
 

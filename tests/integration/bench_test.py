@@ -207,6 +207,23 @@ class Modes(BenchCase):
                 self.assertEqual(measured["runs"][0], measured["all"])
                 self.assertLatency(measured["all"])
 
+    def test_request(self):
+        for wait, extra in itertools.product(
+                ("spin", "adaptive", "sleep"),
+                ([], ["--size", "0"], ["--size", "100000"], ["--ring", "64KiB"])):
+            with self.subTest(wait=wait, extra=extra):
+                measured = self.measured("request", "--wait", wait, *extra, *SHORT)
+                result = measured["all"]
+                self.assertGreater(result["requests"], 0)
+                self.assertEqual(result["request_ns"]["count"], result["requests"])
+                self.assertEqual(2 * result["one_way_ns"]["count"], result["messages"])
+                self.assertAlmostEqual(
+                    result["ratio"], result["request_ns"]["p50"] / result["one_way_ns"]["p50"])
+                self.assertGreater(result["ratio"], 1)  # it is there and back
+        repeated = self.measured("request", "--repeat", "2", *SHORT)
+        self.assertEqual(sum(run["requests"] for run in repeated["runs"]),
+                         repeated["all"]["requests"])
+
     def test_repeats_are_added_up(self):
         measured = self.measured("latency", "--repeat", "3", *SHORT)
         self.assertEqual(len(measured["runs"]), 3)
@@ -285,6 +302,7 @@ class Modes(BenchCase):
 
     def test_for_people(self):
         for mode, words in (("latency", ["p99.99", "round trips: size, sequence and every byte"]),
+                            ("request", ["x one way", "of all checked, none lost"]),
                             ("throughput", ["writer CPU", "checked, none lost"]),
                             ("fanout", ["in bursts", "checked, none lost"]),
                             ("connect", ["subscribe", "the message of each checked"])):

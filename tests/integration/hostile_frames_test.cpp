@@ -41,7 +41,9 @@ std::string name(Whose whose) {
 bool wants_answer(FrameType type) {
     return type == FrameType::hello || type == FrameType::resume || type == FrameType::advertise ||
            type == FrameType::unadvertise || type == FrameType::subscribe ||
-           type == FrameType::subscribe_from || type == FrameType::unsubscribe;
+           type == FrameType::subscribe_from || type == FrameType::unsubscribe ||
+           type == FrameType::ask || type == FrameType::serve || type == FrameType::collect ||
+           type == FrameType::respond;
 }
 bool sent_by_clients(FrameType type) { return type < FrameType::welcome; }
 
@@ -101,6 +103,23 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
                 : protocol::Complain{it.publication, it.reader,
                                      static_cast<u8>(protocol::Complaint::stalled)});
         break;
+    case FrameType::ask: {
+        protocol::Ask ask;
+        ask.publication.topic = bad ? "visitor/+" : mine ? "visitor/ask" : "neighbour";
+        ask.publication.ring_bytes = 4096;
+        ask.reply_ring_bytes = 4096;
+        put(ask);
+        break;
+    }
+    case FrameType::serve:
+        put(protocol::Serve{.filter = bad ? "#/a" : mine ? "visitor/ask" : "neighbour"});
+        break;
+    case FrameType::collect:
+        put(protocol::Collect{.lineage = {static_cast<u8>(whose)}});
+        break;
+    case FrameType::respond:
+        put(protocol::Respond{.attachment = it.attachment});  // of messages: nobody asks there
+        break;
     case FrameType::welcome:
         put(protocol::Welcome{.client = it.client});
         break;
@@ -137,6 +156,9 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::caught_up:
         put(protocol::CaughtUp{it.subscription});
         break;
+    case FrameType::refused:
+        put(protocol::Refused{it.publication, it.attachment, ENOMEM});
+        break;
     }
     return out;
 }
@@ -150,7 +172,13 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::advertise:
     case FrameType::subscribe:
     case FrameType::subscribe_from:
+    case FrameType::ask:
+    case FrameType::serve:
         return bad ? Reaction::refused : Reaction::answered;
+    case FrameType::collect:
+        return Reaction::answered;
+    case FrameType::respond:
+        return Reaction::refused;
     case FrameType::mapped:
         return mine ? Reaction::ignored : Reaction::ended;
     case FrameType::unadvertise:
@@ -179,6 +207,7 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::ended:
     case FrameType::stopping:
     case FrameType::caught_up:
+    case FrameType::refused:
         return Reaction::ended;
     }
     return Reaction::ended;  // of no type at all

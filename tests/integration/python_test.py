@@ -727,6 +727,105 @@ class Lives(PythonCase):
         self.assertEqual(lasting.reconnects, 1)
 
 
+class Requests(PythonCase):
+    def setUp(self):
+        super().setUp()
+        self.start_daemon()
+        self.client, self.server = self.open_bus(), self.open_bus()
+
+    def test_one_asks_one_answers(self):
+        with self.server.serve("calc/+") as responder, \
+                self.client.make_requester("calc/add") as requester:
+            requester.wait_responders(1, LONG)
+            self.assertEqual((requester.responder_count, requester.request_bytes_max), (1, 16384))
+            for data in (b"", b"1 2", bytes(range(256)) * 60, array("d", [1.5])):
+                number = requester.ask(data)
+                request = responder.next_request(LONG)
+                self.assertEqual((request.topic, request.data, request.sequence, request.uid),
+                                 ("calc/add", bytes(data), number, os.getuid()))
+                responder.respond(request, request.data, status=7, more=True)
+                responder.respond(request, b"")
+                first, second = requester.next_reply(LONG), requester.next_reply(LONG)
+                self.assertEqual((first.data, first.status, first.more), (bytes(data), 7, True))
+                self.assertEqual((second.data, second.status, second.more), (b"", 0, False))
+                self.assertEqual({first.request, second.request}, {number})
+            self.assertEqual(responder.requester_count, 1)
+            with self.assertRaises(ipcbus.NotFound):
+                requester.next_reply(0)
+
+    def test_call(self):
+        responder = self.server.serve("echo")
+
+        def answer():
+            for request in responder:
+                responder.respond(request, request.data.upper())
+                if request.data == b"end":
+                    return
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        requester = self.client.make_requester("echo")
+        for i in range(100):
+            self.assertEqual(requester.call(b"call %d" % i, LONG).data, b"CALL %d" % i)
+        pending = requester.ask(b"async", all=True)
+        with self.assertRaises(ipcbus.Busy):
+            requester.call(b"x")
+        self.assertEqual(requester.next_reply(LONG).request, pending)
+        with self.assertRaises(ipcbus.NotFound):
+            requester.next_reply(LONG)
+        self.assertEqual(requester.call(b"end", LONG).data, b"END")
+        thread.join()
+
+    def test_what_goes_wrong(self):
+        requester = self.client.make_requester("t", request_bytes_max=1024, reply_bytes_max=1024)
+        with self.assertRaises(ipcbus.NobodyServes):
+            requester.call(b"x")
+        responder = self.server.serve("t")
+        with self.assertRaises(ipcbus.Timeout):
+            requester.call(b"late", 0.01)
+        with self.assertRaises(ipcbus.WouldBlock):
+            requester.call(b"at once", 0)
+        with self.assertRaises(ipcbus.MessageTooLarge):
+            requester.call(bytes(1025))
+        late = responder.next_request(LONG)
+        with self.assertRaises(ipcbus.MessageTooLarge):
+            responder.respond(late, bytes(1025))
+        responder.respond(late, b"nobody's")
+        self.assertEqual(responder.next_request(LONG).data, b"at once")
+        number = requester.ask(b"to nobody")
+        self.assertEqual(responder.next_request(LONG).data, b"to nobody")
+        with self.assertRaises(ipcbus.WouldBlock):
+            responder.next_request(0)
+        responder.close()
+        with self.assertRaises(ipcbus.PeerGone) as raised:
+            requester.next_reply(LONG)
+        self.assertEqual(raised.exception.request, number)
+        with self.assertRaises(ValueError):
+            responder.next_request(0)
+        for use in (lambda: self.client.make_requester("a/#"), lambda: self.client.serve("a//b")):
+            with self.assertRaises(ipcbus.InvalidArgument):
+                use()
+
+
+class RequestLimits(PythonCase):
+    def test_no_ring_to_answer_in(self):
+        self.start_daemon('[limits.per_uid]\nring_bytes = "4MiB"\n')
+        client, server = self.open_bus(), self.open_bus()
+        responder = server.serve("t")
+        requester = client.make_requester("t", reply_bytes_max=1024 * 1024)
+        number = requester.ask(b"x")
+        request = responder.next_request(LONG)
+        with self.assertRaises(ipcbus.LimitReached):
+            responder.respond(request, b"y")
+        with self.assertRaises(ipcbus.LimitReached) as raised:
+            requester.next_reply(LONG)
+        self.assertEqual(raised.exception.request, number)
+        with self.assertRaises(ipcbus.NotFound):
+            requester.next_reply(0)
+        with self.assertRaises(ipcbus.Timeout):
+            requester.call(b"which is not busy", 0.001)
+
+
 class Errors(PythonCase):
     def test_the_table_is_that_of_the_header(self):
         with open(os.path.join(SOURCE, "libclient/include/ipcbus/ipcbus.h"),

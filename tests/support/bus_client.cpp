@@ -34,7 +34,8 @@ bool is_documented(std::int64_t result) {
     static constexpr int kTable[] = {
         EAGAIN, ETIMEDOUT, EINTR,  ESTALE,  EMSGSIZE, ESHUTDOWN,    ECONNREFUSED,
         EACCES, EDQUOT,    ENOSPC, EMFILE,  ENOMEM,   EDEADLK,      EBUSY,
-        ECHILD, EINVAL,    ENOENT, EPROTO,  ENAMETOOLONG,           EPROTONOSUPPORT};
+        ECHILD, EINVAL,    ENOENT, EPROTO,  ENAMETOOLONG,           EPROTONOSUPPORT,
+        EPIPE,  EHOSTUNREACH};
     return result >= 0 || std::any_of(std::begin(kTable), std::end(kTable),
                                       [result](int code) { return result == -code; });
 }
@@ -122,6 +123,80 @@ std::string received_text(const Subscriber& subscriber) {
     Received received = receive(subscriber);
     (void)must(received.result, "receive");
     return received.payload;
+}
+
+/// One for each thread: to have it made anew for each call is what sanitizers take longest for.
+static std::vector<char>& large_buffer() {
+    static thread_local std::vector<char> buffer(kReplyBytesMax);
+    return buffer;
+}
+
+Requester make_requester(const Bus& bus, const std::string& topic,
+                         const ipcbus_requester_options& options) {
+    ipcbus_requester* requester = nullptr;
+    must(ipcbus_requester_create(bus.get(), topic.c_str(), &options, &requester),
+         "make a requester of " + topic);
+    return Requester(requester);
+}
+
+Responder serve(const Bus& bus, const std::string& filter, std::int64_t max_block_ns) {
+    ipcbus_responder_options options = IPCBUS_INIT(options);
+    options.max_block_ns = max_block_ns;
+    ipcbus_responder* responder = nullptr;
+    must(ipcbus_serve(bus.get(), filter.c_str(), &options, &responder), "serve " + filter);
+    return Responder(responder);
+}
+
+Reply call(const Requester& requester, std::string_view request, std::int64_t timeout_ns) {
+    Reply reply;
+    std::vector<char>& buffer = large_buffer();
+    reply.result = ipcbus_call(requester.get(), request.data(), request.size(), buffer.data(),
+                               buffer.size(), timeout_ns, &reply.info);
+    must_be(is_documented(reply.result), "call: an errno that is not in the table");
+    if (reply.result == 0) {
+        reply.payload.assign(buffer.data(), reply.info.size);
+    }
+    return reply;
+}
+
+Reply next_reply(const Requester& requester, std::int64_t timeout_ns) {
+    Reply reply;
+    std::vector<char>& buffer = large_buffer();
+    reply.result = ipcbus_next_reply(requester.get(), buffer.data(), buffer.size(), timeout_ns,
+                                     &reply.info);
+    must_be(is_documented(reply.result), "next_reply: an errno that is not in the table");
+    if (reply.result == 0) {
+        reply.payload.assign(buffer.data(), reply.info.size);
+    }
+    return reply;
+}
+
+std::uint64_t ask(const Requester& requester, std::string_view request, std::uint32_t flags) {
+    std::uint64_t number = 0;
+    must(ipcbus_ask(requester.get(), request.data(), request.size(), flags, kLongNs, &number),
+         "ask");
+    return number;
+}
+
+Request next_request(const Responder& responder, std::int64_t timeout_ns) {
+    Request request;
+    std::vector<char>& buffer = large_buffer();
+    request.result = ipcbus_next_request(responder.get(), buffer.data(), buffer.size(), timeout_ns,
+                                         &request.info);
+    must_be(is_documented(request.result), "next_request: an errno that is not in the table");
+    if (request.result == 0) {
+        request.payload.assign(buffer.data(), request.info.size);
+        request.topic.assign(request.info.topic, request.info.topic_size);
+    }
+    return request;
+}
+
+int respond(const Responder& responder, const Request& to, std::string_view reply,
+            std::uint32_t status, std::uint32_t flags) {
+    const int result =
+        ipcbus_respond(responder.get(), &to.info, reply.data(), reply.size(), status, flags);
+    must_be(is_documented(result), "respond: an errno that is not in the table");
+    return result;
 }
 
 }  // namespace ipcbus::test

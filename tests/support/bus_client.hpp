@@ -26,11 +26,15 @@ struct HandleCloser {
     void operator()(ipcbus_publisher* publisher) const { ipcbus_unadvertise(publisher); }
     void operator()(ipcbus_subscriber* subscriber) const { ipcbus_unsubscribe(subscriber); }
     void operator()(ipcbus_set* set) const { ipcbus_set_free(set); }
+    void operator()(ipcbus_requester* requester) const { ipcbus_requester_free(requester); }
+    void operator()(ipcbus_responder* responder) const { ipcbus_responder_free(responder); }
 };
 using Bus = std::unique_ptr<ipcbus_bus, HandleCloser>;
 using Publisher = std::unique_ptr<ipcbus_publisher, HandleCloser>;
 using Subscriber = std::unique_ptr<ipcbus_subscriber, HandleCloser>;
 using Set = std::unique_ptr<ipcbus_set, HandleCloser>;
+using Requester = std::unique_ptr<ipcbus_requester, HandleCloser>;
+using Responder = std::unique_ptr<ipcbus_responder, HandleCloser>;
 
 /// Whether it is a result that ipcbus.h allows: not negative, or an errno of its table.
 [[nodiscard]] bool is_documented(std::int64_t result);
@@ -67,5 +71,38 @@ struct Received {
 void wait_for_publications(const Subscriber& subscriber, std::uint32_t count);
 /// The payload, insisting that a message comes.
 [[nodiscard]] std::string received_text(const Subscriber& subscriber);
+
+// ------------------------------------------------------------------------- requests, replies
+
+inline constexpr std::size_t kReplyBytesMax = 1 << 20;
+
+[[nodiscard]] Requester make_requester(const Bus& bus, const std::string& topic,
+                                       const ipcbus_requester_options& options =
+                                           ipcbus_init<ipcbus_requester_options>());
+[[nodiscard]] Responder serve(const Bus& bus, const std::string& filter,
+                              std::int64_t max_block_ns = 0);
+
+/// What a call or the next reply gave.
+struct Reply {
+    int result = 0;
+    std::string payload;
+    ipcbus_reply info{};
+};
+[[nodiscard]] Reply call(const Requester& requester, std::string_view request,
+                         std::int64_t timeout_ns = kLongNs);
+[[nodiscard]] Reply next_reply(const Requester& requester, std::int64_t timeout_ns = kLongNs);
+/// Insists that it is sent; its number.
+std::uint64_t ask(const Requester& requester, std::string_view request, std::uint32_t flags = 0);
+
+struct Request {
+    int result = 0;
+    std::string payload;
+    std::string topic;
+    ipcbus_request info{};
+};
+[[nodiscard]] Request next_request(const Responder& responder,
+                                   std::int64_t timeout_ns = kLongNs);
+int respond(const Responder& responder, const Request& to, std::string_view reply,
+            std::uint32_t status = 0, std::uint32_t flags = 0);
 
 }  // namespace ipcbus::test

@@ -50,7 +50,8 @@ TEST_SUITE("bench_options") {
 
     TEST_CASE("all modes have names") {
         for (const Mode mode :
-             {Mode::latency, Mode::throughput, Mode::fanout, Mode::connect, Mode::control}) {
+             {Mode::latency, Mode::request, Mode::throughput, Mode::fanout, Mode::connect,
+              Mode::control}) {
             CHECK(parsed({std::string(mode_name(mode))}).mode == mode);
         }
     }

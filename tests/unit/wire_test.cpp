@@ -2,6 +2,7 @@
 // Goal: the control protocol's bytes are what they were, frame by frame, and nothing but a whole,
 // bounded frame is taken. Pure. The golden bytes were made by another program than the code under
 // test; a change here is a change of the protocol's version, and of ipcbus-protocol(7).
+#include "protocol/exchange.hpp"
 #include "protocol/wire.hpp"
 
 #include <doctest/doctest.h>
@@ -110,7 +111,18 @@ TEST_SUITE_BEGIN("wire");
 
 TEST_CASE("numbers of the protocol") {
     CHECK(kProtocolMajor == 1);
-    CHECK(kProtocolMinor == 1);
+    CHECK(kProtocolMinor == 2);
+    CHECK(kMinorHistory == 1);
+    CHECK(kMinorRequests == 2);
+    CHECK(kRepliesPaidFor == 32);
+    CHECK(kHeadBytes == 16);
+    CHECK(kReplyMore == 1);
+    CHECK(offsetof(Head, number) == 0);
+    CHECK(offsetof(Head, status) == 8);
+    CHECK(offsetof(Head, flags) == 12);
+    CHECK(answered_attachment(reply_lineage(0x0102030405060708, 9)) == 0x0102030405060708);
+    CHECK(reply_lineage(0x0102030405060708, 9) ==
+          Id128{8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0});
     CHECK(kFeatures == 0);
     CHECK(kFrameHeaderBytes == 16);
     CHECK(kFrameBytesMax == 16384);
@@ -137,13 +149,13 @@ TEST_CASE("golden bytes, from clients") {
     Hello hello;
     hello.name = "pump";
     check(hello,
-          "2600000001000000080706050403020101000100020000000000000000000000"
+          "2600000001000000080706050403020101000200020000000000000000000000"
           "040070756d70");
     Resume resume;
     resume.client = 0xa1a2a3a4a5a6a7a8;
     resume.token = id_from(0x10);
     check(resume,
-          "3800000002000000080706050403020101000100020000000000000000000000"
+          "3800000002000000080706050403020101000200020000000000000000000000"
           "a8a7a6a5a4a3a2a1101112131415161718191a1b1c1d1e1f");
     Advertise advertise;
     advertise.topic = "plant/7/temp";
@@ -176,6 +188,23 @@ TEST_CASE("golden bytes, from clients") {
     check(Complain{kSome, 9, static_cast<u8>(Complaint::bad_cursor)},
           "210000000b000000080706050403020188776655443322110900000000000000"
           "02");
+    Ask ask;
+    ask.publication.topic = "calc/add";
+    ask.publication.ring_bytes = 0x10000;
+    ask.publication.waiter = 2;
+    ask.publication.lineage = id_from(0x10);
+    ask.publication.first_sequence = 77;
+    ask.reply_ring_bytes = 0x1000;
+    check(ask,
+          "4a000000300000000807060504030201080063616c632f616464000001000000"
+          "00000000000002000000101112131415161718191a1b1c1d1e1f4d0000000000"
+          "00000010000000000000");
+    check(Serve{"calc/#"},
+          "18000000310000000807060504030201060063616c632f23");
+    check(Collect{id_from(0x10)},
+          "20000000320000000807060504030201101112131415161718191a1b1c1d1e1f");
+    check(Respond{kSome, 3},
+          "1c000000330000000807060504030201887766554433221103000000");
 }
 
 TEST_CASE("golden bytes, from the daemon") {
@@ -187,9 +216,12 @@ TEST_CASE("golden bytes, from the daemon") {
     welcome.stall_timeout_ns = 5000000000;
     welcome.resumed = 1;
     check(welcome,
-          "5d00000040000000080706050403020101000100020000000000000000000000"
+          "5d00000040000000080706050403020101000200020000000000000000000000"
           "101112131415161718191a1b1c1d1e1f0c00000000000000f0f1f2f3f4f5f6f7"
           "f8f9fafbfcfdfeff40000000000100000004000000f2052a0100000001");
+    check(Refused{kSome, 9, 122},
+          "2400000060000000080706050403020188776655443322110900000000000000"
+          "7a000000");
     check(ErrorFrame{13, "no"},
           "180000004100000008070605040302010d00000002006e6f");
     check(Done{},

@@ -43,6 +43,25 @@ struct LatencyResult {
     void merge(const LatencyResult& other);
 };
 
+/// Of messages one way, of requests the round trip, in slices of either in turn.
+struct RequestResult {
+    LatencyResult messages;
+    LatencyResult requests;
+
+    void merge(const RequestResult& other) {
+        messages.merge(other.messages);
+        requests.merge(other.requests);
+    }
+    /// Median round trip by median one way; 0: unknown.
+    [[nodiscard]] static double ratio(const measure::Histogram& requests,
+                                      const measure::Histogram& messages) {
+        const auto one_way = static_cast<double>(messages.percentile(50));
+        return one_way > 0 && requests.count() > 0
+                   ? static_cast<double>(requests.percentile(50)) / one_way
+                   : 0;
+    }
+};
+
 struct StreamResult {
     struct At : DistanceResult {
         std::vector<double> rates;          // messages a second, for each slice
@@ -97,6 +116,7 @@ struct ControlResult {
 
 /// Each returns an exit code; what went wrong has been reported.
 [[nodiscard]] int run_latency(const Run& run, LatencyResult& ret_result);
+[[nodiscard]] int run_request(const Run& run, RequestResult& ret_result);
 /// Throughput, which has one reader and no bursts, and fanout.
 [[nodiscard]] int run_stream(const Run& run, StreamResult& ret_result);
 [[nodiscard]] int run_connect(const Run& run, ConnectResult& ret_result);

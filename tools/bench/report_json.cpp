@@ -97,6 +97,36 @@ void write_result(const Run& run, const LatencyResult& result, Json& json) {
     json.close('}');
 }
 
+void write_result(const Run&, const RequestResult& result, Json& json) {
+    json.open('{').member("ring_bytes", result.messages.ring_bytes);
+    json.member("requests", result.requests.all.count());
+    json.member("messages", 2 * result.messages.all.count());
+    write_histogram("one_way_ns", result.messages.all, json);
+    write_histogram("request_ns", result.requests.all, json);
+    json.member("ratio", RequestResult::ratio(result.requests.all, result.messages.all));
+    double all_ns = 0;
+    for (std::size_t i = 0; i < measure::kDistances; ++i) {
+        all_ns += result.messages.at[i].wall_ns + result.requests.at[i].wall_ns;
+    }
+    json.key("classes").open('[');
+    for (std::size_t i = 0; i < measure::kDistances; ++i) {
+        const LatencyResult::At& messages = result.messages.at[i];
+        const LatencyResult::At& requests = result.requests.at[i];
+        if (messages.slices > 0 && requests.slices > 0) {
+            LatencyResult::At both = messages;
+            both.merge(requests);
+            open_class(i, both, all_ns, json);
+            write_histogram("one_way_ns", messages.one_way, json);
+            write_histogram("request_ns", requests.one_way, json);
+            json.member("ratio", RequestResult::ratio(requests.one_way, messages.one_way));
+            json.close('}');
+        }
+    }
+    json.close(']');
+    write_daemon_cpu(result.messages.daemon_cpu_ns, json);
+    json.close('}');
+}
+
 namespace {
 
 void write_stream_samples(const StreamResult::At& at, Json& json) {

@@ -158,6 +158,40 @@ std::string latency_text(const Run& run, const std::vector<LatencyResult>& runs)
     return text;
 }
 
+std::string request_text(const Run& run, const std::vector<RequestResult>& runs) {
+    const RequestResult all = together(runs);
+    std::string text = "ring " + show_bytes(all.messages.ring_bytes) +
+                       "; messages: one way, half of a round trip; requests: the round trip\n\n" +
+                       "  class     slices   time ping-pong " + percentiles_heading();
+    std::array<double, measure::kDistances> wall_ns{};
+    double all_ns = 0;
+    for (std::size_t i = 0; i < measure::kDistances; ++i) {
+        wall_ns[i] = all.messages.at[i].wall_ns + all.requests.at[i].wall_ns;
+        all_ns += wall_ns[i];
+    }
+    for (std::size_t i = 0; i < measure::kDistances; ++i) {
+        const LatencyResult::At& messages = all.messages.at[i];
+        const LatencyResult::At& requests = all.requests.at[i];
+        if (messages.slices == 0 || requests.slices == 0) {
+            continue;
+        }
+        const std::string name(measure::distance_name(static_cast<Distance>(i)));
+        text += class_columns(name, messages, all_ns) + percentiles(messages.one_way);
+        text += class_columns("request", requests, all_ns) + percentiles(requests.one_way);
+        text += print("  %-34s %.2f x one way\n", "",
+                      RequestResult::ratio(requests.one_way, messages.one_way));
+    }
+    text += print("\nA request and its reply take %.2f times as long as a message one way (medians "
+                  "of all slices)\n",
+                  RequestResult::ratio(all.requests.all, all.messages.all)) +
+            advice(wall_ns);
+    text += tools::plural(all.requests.all.count(), "request") + ", " +
+            tools::plural(all.messages.all.count(), "round trip") + " of messages: " +
+            what_was_checked(run) + " of all checked, none lost\n" +
+            daemon_line(all.messages.daemon_cpu_ns);
+    return text;
+}
+
 namespace {
 
 std::string stream_columns(const Run& run, const StreamResult::At& at, double rate) {

@@ -76,6 +76,7 @@ void ConnectResult::merge(const ConnectResult& other) {
 }
 
 LatencyResult together(const std::vector<LatencyResult>& runs) { return merged(runs); }
+RequestResult together(const std::vector<RequestResult>& runs) { return merged(runs); }
 StreamResult together(const std::vector<StreamResult>& runs) { return merged(runs); }
 ConnectResult together(const std::vector<ConnectResult>& runs) { return merged(runs); }
 

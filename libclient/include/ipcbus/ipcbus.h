@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ipcbus.h - publish to and subscribe from the message bus of this host. C ABI of libipcbus.
+ * ipcbus.h - publish, subscribe, ask and answer on this host's message bus. C ABI of libipcbus.
  *
  * HANDLES. An `ipcbus_bus` is this process's connection to one bus: a client. Publishers,
- * subscribers and sets are made from it and used by one thread at a time; different handles of one
- * client may be used by different threads at once, and so may the client itself. There is no
- * background thread (but see ipcbus_fd): whatever must be heard from the daemon is heard inside the
- * calls you make.
+ * subscribers, sets, requesters and responders are made from it and used by one thread at a time;
+ * different handles of one client may be used by different threads at once, and so may the client.
+ * There is no background thread (but see ipcbus_fd): whatever must be heard from the daemon is
+ * heard inside the calls you make.
  *
  * RESULTS. A function returns 0 (or a count) or a negative errno of this closed table, and leaves
  * what its ret_ parameters point to untouched on failure. ipcbus_last_error() tells in words.
@@ -22,6 +22,8 @@
  *   -EDQUOT -ENOSPC -EMFILE -ENOMEM   a limit of the bus (the text names it) or of the system
  *   -EDEADLK          it would wait for the calling thread itself, in a reader of the same client
  *   -EBUSY            a claim, a loan or another handle is in the way
+ *   -EHOSTUNREACH     nobody serves the topic of the request: nothing was asked
+ *   -EPIPE            who was asked has gone before answering; or who asked, before the answer
  *   -ECHILD           the handle was made before a fork, in the parent
  *   -EINVAL -ENOENT -ENAMETOOLONG     an argument is wrong; there is no such thing
  *   -EPROTO -EPROTONOSUPPORT          the other side breaks the protocol, or speaks another version
@@ -63,6 +65,10 @@ typedef struct ipcbus_publisher ipcbus_publisher;
 typedef struct ipcbus_subscriber ipcbus_subscriber;
 /* Several subscribers that one thread waits for at once. */
 typedef struct ipcbus_set ipcbus_set;
+/* Asks whoever serves one topic. */
+typedef struct ipcbus_requester ipcbus_requester;
+/* Serves the topics under a filter: gets requests and answers them. */
+typedef struct ipcbus_responder ipcbus_responder;
 
 /* Zeroed options of the right size: struct ipcbus_subscriber_options o = IPCBUS_INIT(o); */
 #ifdef __cplusplus
@@ -108,8 +114,8 @@ struct ipcbus_connect_options {
 IPCBUS_EXPORT int ipcbus_connect(const struct ipcbus_connect_options *options,
                                  ipcbus_bus **ret_bus);
 
-/* Closes the connection and frees the client. NULL is fine. Publishers, subscribers and sets made
- * from it are closed, too; they must not be used any more. */
+/* Closes the connection and frees the client. NULL is fine. All handles made from it are closed,
+ * too; they must not be used any more. */
 IPCBUS_EXPORT void ipcbus_close(ipcbus_bus *bus);
 
 /* states of ipcbus_state() */
@@ -359,6 +365,193 @@ IPCBUS_EXPORT int ipcbus_set_wait(ipcbus_set *set, int64_t timeout_ns,
 /* As ipcbus_fd, for the whole set: readable until ipcbus_set_wait with a timeout of 0 has answered
  * -EAGAIN (or -ENOENT: until something is added). Errors: -EMFILE, -ENOMEM, -ECHILD. */
 IPCBUS_EXPORT int ipcbus_set_fd(ipcbus_set *set);
+
+/* --------------------------------------------------------------------------- requests, replies */
+
+/*
+ * A requester sends requests to one topic; each is handled by one of the responders that serve it,
+ * or, on demand, by all of them. Requests are no messages: subscribers do not get them, nor do
+ * responders get what is published. All responders of a topic can read its requests; a reply is
+ * read by nobody but who asked. Nothing is handled twice by the library: a request whose responder
+ * has gone, or lets the deadline pass, may have been handled or not, and asking again is up to you.
+ * Who may connect may serve: who must know who answers looks at the uid of the reply.
+ *
+ * Responders do not wait for each other: one that works on a request holds nobody up that is asked
+ * meanwhile. Only a request to itself that it has not got yet keeps its place in the ring; when
+ * that has kept its requester from asking anything for the stall_timeout of the bus, it is given
+ * up, and the requester told so (-EPIPE). Every request wakes all responders of its topic that
+ * sleep.
+ */
+struct ipcbus_requester_options {
+    size_t struct_size;
+    /* The largest request, bytes. 0: 16 KiB. The ring for requests has room for four of these. */
+    uint64_t request_bytes_max;
+    /* The largest reply, bytes. 0: 16 KiB; 1024 is the least that makes a difference. Each
+     * responder answers through a ring of four of these, whose bytes count as the requester's (of
+     * 32 rings for responders of one other uid; more pay themselves). */
+    uint64_t reply_bytes_max;
+    /* As in ipcbus_subscriber_options, for waiting for replies. */
+    int64_t spin_ns;
+};
+
+/*
+ * Makes a requester for `topic`, which has no wildcards. When it returns, everyone who serves the
+ * topic can be asked. The caller owns *ret_requester. Errors: -EINVAL (topic), -EMSGSIZE (no ring
+ * is as large), -EDQUOT, -ENOSPC, -EMFILE, -EACCES, -EPROTONOSUPPORT (the bus is of an older
+ * version), -ESHUTDOWN.
+ */
+IPCBUS_EXPORT int ipcbus_requester_create(ipcbus_bus *bus, const char *topic,
+                                          const struct ipcbus_requester_options *options,
+                                          ipcbus_requester **ret_requester);
+/* Frees the requester; replies that are still awaited are awaited no more. NULL is fine. */
+IPCBUS_EXPORT void ipcbus_requester_free(ipcbus_requester *requester);
+
+/* flags of ipcbus_reply */
+#define IPCBUS_REPLY_MORE 1u /* the same responder sends another reply to the same request */
+
+/* One reply. Filled by the library. */
+struct ipcbus_reply {
+    const void *data;   /* the buffer that was given */
+    size_t size;        /* bytes of it that are the reply, or that it takes (-EMSGSIZE) */
+    uint64_t request;   /* which request it answers, as ipcbus_ask told; also with -EPIPE */
+    uint64_t responder; /* who answered: a number that is its own as long as both are connected to
+                         * the same daemon; after a restart it may be another one's */
+    uint32_t status;    /* 0, or what the responder says that went wrong: its own numbers */
+    uint32_t flags;     /* IPCBUS_REPLY_MORE */
+    uint32_t uid;       /* of the responder's process, as the kernel told it */
+    uint32_t reserved;
+    uint64_t lost;      /* with -ESTALE: how many replies were lost */
+};
+
+/*
+ * Asks one responder and waits for its reply, which goes to `reply`, of `reply_size` bytes (NULL if
+ * that is 0). `timeout_ns` is for all of it; the first time that two have to do with each other, a
+ * ring is made. *ret_reply tells the rest; it must not be NULL. Of several replies to it the first
+ * is returned. It is asked who has least to answer, in turn among several.
+ *   -EHOSTUNREACH  nobody serves the topic; known at once, nothing was sent
+ *   -EPIPE         the responder has ended, or broken the protocol, before it answered: at once. Or
+ *                  it has not read the request for too long (see above)
+ *   -ETIMEDOUT -EAGAIN -EINTR   there is no reply yet; a later one is thrown away. (Or there was no
+ *                  room for the request in time, and nothing was sent.)
+ *   -EMSGSIZE      the request is larger than request_bytes_max: nothing was sent. Or the reply
+ *                  than the buffer: ret_reply->size tells what it takes, ipcbus_next_reply gets it
+ *   -ESTALE        replies were lost, because this requester took none for long
+ *   -EBUSY         replies to ipcbus_ask are awaited
+ *   -EDEADLK       only this very thread serves the topic: it has received from that responder, of
+ *                  the same client, and could not answer while it waits. Nothing was sent
+ *   -EDQUOT -ENOSPC -EMFILE -ENOMEM   no ring can be made for the responder to answer in: the text
+ *                  names the limit. It may have handled the request
+ *   -ESHUTDOWN -ECHILD
+ * IPCBUS_FOREVER may be for ever: a responder that lives need not answer.
+ */
+IPCBUS_EXPORT int ipcbus_call(ipcbus_requester *requester, const void *request, size_t size,
+                              void *reply, size_t reply_size, int64_t timeout_ns,
+                              struct ipcbus_reply *ret_reply);
+
+/* flags of ipcbus_ask */
+#define IPCBUS_ASK_ALL 1u /* everyone who serves the topic at this moment; else one of them */
+
+/*
+ * Sends a request of `size` bytes (0 is fine) and returns; several may be under way. `timeout_ns`
+ * is how long to wait for room among requests that were not read yet. *ret_request is its number,
+ * which no other request of this requester has. Made for some hundreds of requests under way: what
+ * is awaited is searched with each reply. Errors, with nothing sent: -EHOSTUNREACH, -EAGAIN,
+ * -ETIMEDOUT, -EINTR, -EMSGSIZE, -EDEADLK (this thread serves the topic itself, and does not read),
+ * -EINVAL (unknown flags), -ESHUTDOWN, -ECHILD.
+ */
+IPCBUS_EXPORT int ipcbus_ask(ipcbus_requester *requester, const void *request, size_t size,
+                             uint32_t flags, int64_t timeout_ns, uint64_t *ret_request);
+
+/*
+ * Takes the next reply to any request that was asked, into `buffer` (NULL if `size` is 0).
+ *   -ENOENT     all have been answered or given up: there is nothing to wait for
+ *   -EPIPE      a responder has gone, or has not read it for too long; ret_reply->request will not
+ *               be answered (by this one, if all were asked). Told once for each that it owed
+ *   -EDQUOT -ENOSPC -EMFILE -ENOMEM   the same, if ret_reply->request is not 0: no ring can be made
+ *               for it to answer in. If 0, a ring of replies cannot be read
+ *   -EMSGSIZE   the buffer is too small: ret_reply->size tells what it takes; the reply stays
+ *   -ESTALE     ret_reply->lost replies of one responder were lost
+ *   -EAGAIN -ETIMEDOUT -EINTR -ESHUTDOWN -ECHILD
+ * Replies for which there is no room in their ring for longer than the responder waits (its
+ * max_block_ns) are dropped, and are awaited until they are abandoned: take them in time.
+ */
+IPCBUS_EXPORT int ipcbus_next_reply(ipcbus_requester *requester, void *buffer, size_t size,
+                                    int64_t timeout_ns, struct ipcbus_reply *ret_reply);
+
+/* Replies to that request are awaited no more; who owes one is asked last for a while. -ENOENT if
+ * none is. */
+IPCBUS_EXPORT int ipcbus_abandon(ipcbus_requester *requester, uint64_t request);
+
+/* Who serves the topic at this moment: one load. */
+IPCBUS_EXPORT uint32_t ipcbus_responder_count(const ipcbus_requester *requester);
+/* Waits until at least `count` serve the topic. -ETIMEDOUT, -EAGAIN, -EINTR, -ESHUTDOWN. */
+IPCBUS_EXPORT int ipcbus_wait_responders(ipcbus_requester *requester, uint32_t count,
+                                         int64_t timeout_ns);
+/* The largest request, bytes. */
+IPCBUS_EXPORT size_t ipcbus_request_bytes_max(const ipcbus_requester *requester);
+
+struct ipcbus_responder_options {
+    size_t struct_size;
+    /* How long a reply may wait for a requester that does not take its replies, ns. 0: one second;
+     * 1 is as good as not at all. Once that has passed, replies to it that do not fit at once are
+     * dropped until one fits. All requesters of one uid together have so much in any ten times
+     * that: no user can hold a responder that others use for more than a tenth of the time. */
+    int64_t max_block_ns;
+    /* As in ipcbus_subscriber_options, for waiting for requests. */
+    int64_t spin_ns;
+};
+
+/*
+ * Serves every topic that `filter` matches, now and later. When it returns, requests come. Several
+ * that serve a topic share its requests. The caller owns *ret_responder. Errors: -EINVAL, -EDQUOT,
+ * -EMFILE, -EACCES, -EPROTONOSUPPORT, -ESHUTDOWN.
+ */
+IPCBUS_EXPORT int ipcbus_serve(ipcbus_bus *bus, const char *filter,
+                               const struct ipcbus_responder_options *options,
+                               ipcbus_responder **ret_responder);
+/* Serves no more, and frees the handle: requests that are not answered fail at once (-EPIPE). NULL
+ * is fine. */
+IPCBUS_EXPORT void ipcbus_responder_free(ipcbus_responder *responder);
+
+/* One request. Filled by the library. */
+struct ipcbus_request {
+    const void *data;   /* the buffer that was given */
+    size_t size;        /* bytes of it that are the request, or that it takes (-EMSGSIZE) */
+    const char *topic;  /* zero-terminated; valid until the next call on the responder */
+    size_t topic_size;  /* bytes of topic */
+    uint64_t requester; /* who asks: a number of this responder's, never used for another */
+    uint64_t sequence;  /* which request of that requester's */
+    uint32_t uid;       /* of the requester's process, as the kernel told it */
+    uint32_t reserved;
+};
+
+/*
+ * Gets the next request, copied into `buffer` (NULL if `size` is 0). Each is to be answered, sooner
+ * or later, by ipcbus_respond with the same *ret_request: who asks waits for it.
+ *   -EMSGSIZE   the buffer is too small: ret_request->size tells what it takes; the request stays
+ *   -EPROTO     a requester has broken the protocol and is heard no more; the others are
+ *   -EAGAIN -ETIMEDOUT -EINTR -ENOMEM -EMFILE -ESHUTDOWN -ECHILD
+ */
+IPCBUS_EXPORT int ipcbus_next_request(ipcbus_responder *responder, void *buffer, size_t size,
+                                      int64_t timeout_ns, struct ipcbus_request *ret_request);
+
+/*
+ * Answers `request`, of which only requester and sequence count, with `size` bytes (0 is fine).
+ * `status` 0 says that it went well. With IPCBUS_REPLY_MORE in `flags` another answer to the same
+ * request follows; the last one goes without. In any order, once for each; what answers a request
+ * that is not awaited any more is thrown away by its requester.
+ *   -EPIPE      the requester has gone
+ *   -EMSGSIZE   larger than the requester takes (its reply_bytes_max): answer with less
+ *   -ETIMEDOUT -EAGAIN   the requester does not take its replies: this one is dropped
+ *   -EDQUOT -ENOSPC -EMFILE -ENOMEM   no ring can be made for this requester: by its uid's limits
+ *               (bytes) or by this one's (publications). It is told so
+ *   -EINTR -EDEADLK -EINVAL (no such request, unknown flags) -ESHUTDOWN -ECHILD
+ */
+IPCBUS_EXPORT int ipcbus_respond(ipcbus_responder *responder, const struct ipcbus_request *request,
+                                 const void *reply, size_t size, uint32_t status, uint32_t flags);
+
+/* Who may ask at this moment: requesters of topics under the filter. */
+IPCBUS_EXPORT uint32_t ipcbus_requester_count(const ipcbus_responder *responder);
 
 /* --------------------------------------------------------------------------------- about */
 

@@ -53,7 +53,9 @@ enum class [[nodiscard]] Status : int {
     busy = -EBUSY,                ///< a claim, a loan or another handle is in the way
     forked = -ECHILD,             ///< the handle was made before a fork, in the parent
     invalid = -EINVAL,            ///< an argument is wrong
-    none = -ENOENT,               ///< there is no such thing: no claim, no loan, an empty set
+    none = -ENOENT,               ///< there is no such thing: no claim, loan, awaited reply ...
+    nobody = -EHOSTUNREACH,       ///< nobody serves the topic of the request
+    gone = -EPIPE,                ///< who was asked, or who asked, has gone before the answer
 };
 
 /// Whether the call did what it was asked for.
@@ -107,6 +109,16 @@ struct Unsubscribe {
 };
 struct FreeSet {
     void operator()(ipcbus_set* set) const noexcept { ipcbus_set_free(set); }
+};
+struct FreeRequester {
+    void operator()(ipcbus_requester* requester) const noexcept {
+        ipcbus_requester_free(requester);
+    }
+};
+struct FreeResponder {
+    void operator()(ipcbus_responder* responder) const noexcept {
+        ipcbus_responder_free(responder);
+    }
 };
 
 using SharedBus = std::shared_ptr<ipcbus_bus>;
@@ -506,6 +518,178 @@ private:
     std::unique_ptr<ipcbus_set, detail::FreeSet> handle_;
 };
 
+/// A request that was received: payload, topic, who asks; see ipcbus.h for each member.
+using Request = ipcbus_request;
+/// A reply: payload, which request it answers, its status; see ipcbus.h for each member.
+using Reply = ipcbus_reply;
+
+/// The bytes of `request` or of `reply`, in the buffer that was given.
+[[nodiscard]] inline std::span<const std::byte> payload(const Request& request) noexcept {
+    return {static_cast<const std::byte*>(request.data), request.size};
+}
+[[nodiscard]] inline std::span<const std::byte> payload(const Reply& reply) noexcept {
+    return {static_cast<const std::byte*>(reply.data), reply.size};
+}
+/// The same as text.
+[[nodiscard]] inline std::string_view text(const Request& request) noexcept {
+    return {static_cast<const char*>(request.data), request.size};
+}
+[[nodiscard]] inline std::string_view text(const Reply& reply) noexcept {
+    return {static_cast<const char*>(reply.data), reply.size};
+}
+/// The topic of `request`.
+[[nodiscard]] inline std::string_view topic(const Request& request) noexcept {
+    return {request.topic, request.topic_size};
+}
+
+/// How a requester is made; see ipcbus.h.
+struct RequesterOptions {
+    std::uint64_t request_bytes_max = 0;  ///< the largest request; 0: 16 KiB
+    std::uint64_t reply_bytes_max = 0;    ///< the largest reply; 0: 16 KiB
+    /// How long a wait may spin before it sleeps: 0ns adapts, negative never spins.
+    std::chrono::nanoseconds spin{0};
+};
+
+/// Asks whoever serves one topic. Made by Bus::make_requester.
+class Requester {
+public:
+    Requester(Requester&&) noexcept = default;
+    Requester& operator=(Requester&& other) noexcept {
+        handle_ = std::move(other.handle_);
+        bus_ = std::move(other.bus_);
+        return *this;
+    }
+
+    /// Asks one responder and waits for its reply, which goes to `buffer`; `reply` tells the rest.
+    /// nobody: known at once, nothing was sent. gone: the responder has ended before it answered.
+    /// too_large: the request (nothing was sent), or the reply: then it stays, for next_reply. Or
+    /// again, timed_out, interrupted, lost, busy (replies to ask() are awaited), would_deadlock
+    /// (only this very thread serves), disconnected; or -EDQUOT and so on: see ipcbus.h.
+    Status call(std::span<const std::byte> request, std::span<std::byte> buffer, Reply& reply,
+                std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(ipcbus_call(handle_.get(), request.data(), request.size(),
+                                               buffer.data(), buffer.size(), timeout.count(),
+                                               &reply));
+    }
+    Status call(std::string_view request, std::span<std::byte> buffer, Reply& reply,
+                std::chrono::nanoseconds timeout = forever) noexcept {
+        return call(std::as_bytes(std::span(request)), buffer, reply, timeout);
+    }
+    /// Asks one responder and returns; `number` is that of the request. `timeout` is for room.
+    /// nobody, again, timed_out, interrupted, too_large, would_deadlock, disconnected.
+    Status ask(std::span<const std::byte> request, std::uint64_t& number,
+               std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(ipcbus_ask(handle_.get(), request.data(), request.size(), 0,
+                                              timeout.count(), &number));
+    }
+    Status ask(std::string_view request, std::uint64_t& number,
+               std::chrono::nanoseconds timeout = forever) noexcept {
+        return ask(std::as_bytes(std::span(request)), number, timeout);
+    }
+    /// The same of everyone who serves the topic at this moment.
+    Status ask_all(std::span<const std::byte> request, std::uint64_t& number,
+                   std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(ipcbus_ask(handle_.get(), request.data(), request.size(),
+                                              IPCBUS_ASK_ALL, timeout.count(), &number));
+    }
+    Status ask_all(std::string_view request, std::uint64_t& number,
+                   std::chrono::nanoseconds timeout = forever) noexcept {
+        return ask_all(std::as_bytes(std::span(request)), number, timeout);
+    }
+    /// Takes the next reply to any request. none: all have been answered. gone: reply.request will
+    /// not be. too_large: reply.size tells what it takes, and the reply stays. lost: reply.lost
+    /// were. Or again, timed_out, interrupted, disconnected.
+    Status next_reply(std::span<std::byte> buffer, Reply& reply,
+                      std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(ipcbus_next_reply(handle_.get(), buffer.data(), buffer.size(),
+                                                     timeout.count(), &reply));
+    }
+    /// Replies to that request are awaited no more. none: there are none.
+    Status abandon(std::uint64_t number) noexcept {
+        return static_cast<Status>(ipcbus_abandon(handle_.get(), number));
+    }
+
+    /// Who serves the topic at this moment.
+    [[nodiscard]] std::uint32_t responder_count() const noexcept {
+        return ipcbus_responder_count(handle_.get());
+    }
+    /// Waits until at least `count` serve it: again, timed_out, interrupted, disconnected.
+    Status wait_responders(std::uint32_t count,
+                           std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(
+            ipcbus_wait_responders(handle_.get(), count, timeout.count()));
+    }
+    /// The largest request, bytes.
+    [[nodiscard]] std::size_t request_bytes_max() const noexcept {
+        return ipcbus_request_bytes_max(handle_.get());
+    }
+    /// The handle of the C interface; still owned by this object.
+    [[nodiscard]] ipcbus_requester* handle() const noexcept { return handle_.get(); }
+
+private:
+    friend class Bus;
+    Requester(detail::SharedBus bus, ipcbus_requester* handle) noexcept
+        : bus_(std::move(bus)), handle_(handle) {}
+
+    detail::SharedBus bus_;  // first: goes last
+    std::unique_ptr<ipcbus_requester, detail::FreeRequester> handle_;
+};
+
+/// How a responder is made; see ipcbus.h.
+struct ResponderOptions {
+    /// How long a reply may wait for a requester that does not take its replies.
+    std::chrono::nanoseconds max_block = std::chrono::seconds(1);
+    /// How long a wait may spin before it sleeps: 0ns adapts, negative never spins.
+    std::chrono::nanoseconds spin{0};
+};
+
+/// Serves the topics under a filter. Made by Bus::serve. Its end fails what is not answered.
+class Responder {
+public:
+    Responder(Responder&&) noexcept = default;
+    Responder& operator=(Responder&& other) noexcept {
+        handle_ = std::move(other.handle_);
+        bus_ = std::move(other.bus_);
+        return *this;
+    }
+
+    /// Gets the next request, copied into `buffer`; `request` tells the rest, and is what to
+    /// respond() to. too_large: request.size tells what it takes, and the request stays. Or again,
+    /// timed_out, interrupted, disconnected.
+    Status next_request(std::span<std::byte> buffer, Request& request,
+                        std::chrono::nanoseconds timeout = forever) noexcept {
+        return static_cast<Status>(ipcbus_next_request(handle_.get(), buffer.data(), buffer.size(),
+                                                       timeout.count(), &request));
+    }
+    /// Answers `request`; with `more` another answer to it follows. gone: the requester has.
+    /// too_large: more than it takes. timed_out, again: it does not take its replies.
+    Status respond(const Request& request, std::span<const std::byte> reply,
+                   std::uint32_t status = 0, bool more = false) noexcept {
+        return static_cast<Status>(ipcbus_respond(handle_.get(), &request, reply.data(),
+                                                  reply.size(), status,
+                                                  more ? IPCBUS_REPLY_MORE : 0));
+    }
+    Status respond(const Request& request, std::string_view reply, std::uint32_t status = 0,
+                   bool more = false) noexcept {
+        return respond(request, std::as_bytes(std::span(reply)), status, more);
+    }
+
+    /// Who may ask at this moment.
+    [[nodiscard]] std::uint32_t requester_count() const noexcept {
+        return ipcbus_requester_count(handle_.get());
+    }
+    /// The handle of the C interface; still owned by this object.
+    [[nodiscard]] ipcbus_responder* handle() const noexcept { return handle_.get(); }
+
+private:
+    friend class Bus;
+    Responder(detail::SharedBus bus, ipcbus_responder* handle) noexcept
+        : bus_(std::move(bus)), handle_(handle) {}
+
+    detail::SharedBus bus_;  // first: goes last
+    std::unique_ptr<ipcbus_responder, detail::FreeResponder> handle_;
+};
+
 /// How a connection is made; see ipcbus.h.
 struct ConnectOptions {
     /// "unix:/path"; empty: $IPCBUS_ADDRESS, or where the bus usually is.
@@ -589,6 +773,41 @@ public:
         ipcbus_set* handle = nullptr;
         detail::check(ipcbus_set_create(bus_.get(), &handle));
         return Set(bus_, handle);
+    }
+
+    /// Makes a requester for `topic`. When it returns, everyone who serves it can be asked. Throws
+    /// std::system_error: EINVAL, EMSGSIZE, EDQUOT, ENOSPC, EMFILE, EACCES, EPROTONOSUPPORT,
+    /// ESHUTDOWN.
+    [[nodiscard]] Requester make_requester(const char* topic,
+                                           const RequesterOptions& options = {}) {
+        ipcbus_requester_options c{};
+        c.struct_size = sizeof c;
+        c.request_bytes_max = options.request_bytes_max;
+        c.reply_bytes_max = options.reply_bytes_max;
+        c.spin_ns = options.spin.count();
+        ipcbus_requester* handle = nullptr;
+        detail::check(ipcbus_requester_create(bus_.get(), topic, &c, &handle));
+        return Requester(bus_, handle);
+    }
+    [[nodiscard]] Requester make_requester(const std::string& topic,
+                                           const RequesterOptions& options = {}) {
+        return make_requester(topic.c_str(), options);
+    }
+
+    /// Serves every topic that `filter` matches, now and later. When it returns, requests come.
+    /// Throws std::system_error: EINVAL, EDQUOT, EMFILE, EACCES, EPROTONOSUPPORT, ESHUTDOWN.
+    [[nodiscard]] Responder serve(const char* filter, const ResponderOptions& options = {}) {
+        ipcbus_responder_options c{};
+        c.struct_size = sizeof c;
+        c.max_block_ns = options.max_block.count() == 0 ? 1 : options.max_block.count();
+        c.spin_ns = options.spin.count();
+        ipcbus_responder* handle = nullptr;
+        detail::check(ipcbus_serve(bus_.get(), filter, &c, &handle));
+        return Responder(bus_, handle);
+    }
+    [[nodiscard]] Responder serve(const std::string& filter,
+                                  const ResponderOptions& options = {}) {
+        return serve(filter.c_str(), options);
     }
 
     /// Whether the daemon is there; tries to connect again when it is not. Waits for a second at

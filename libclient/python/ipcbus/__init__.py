@@ -47,22 +47,24 @@ import sys
 import threading
 import weakref
 from array import array
-from ctypes import byref, c_void_p, create_string_buffer, sizeof, string_at
+from ctypes import byref, c_uint64, c_void_p, create_string_buffer, sizeof, string_at
 from types import TracebackType
 from typing import (Any, Callable, Dict, Generic, Iterable, Iterator, List, NamedTuple, Optional,
                     Type, TypeVar)
 
 from . import _native
 from ._native import (Busy, Disconnected, Forked, InvalidArgument, IpcbusError, LimitReached,
-                      LostMessages, MessageTooLarge, NameTooLong, NoDaemon, NoSpace, NotAllowed,
-                      NotFound, OutOfMemory, Overwritten, ProtocolViolated, QuotaReached, Timeout,
-                      TooManyFiles, VersionMismatch, WouldBlock, WouldDeadlock)
+                      LostMessages, MessageTooLarge, NameTooLong, NobodyServes, NoDaemon, NoSpace,
+                      NotAllowed, NotFound, OutOfMemory, Overwritten, PeerGone, ProtocolViolated,
+                      QuotaReached, Timeout, TooManyFiles, VersionMismatch, WouldBlock,
+                      WouldDeadlock)
 
 __all__ = [
     "BorrowedMessage", "Bus", "Busy", "Disconnected", "Forked", "InvalidArgument", "IpcbusError",
-    "LimitReached", "LostMessages", "Message", "MessageTooLarge", "NameTooLong", "NoDaemon",
-    "NoSpace", "NotAllowed", "NotFound", "OutOfMemory", "Overwritten", "ProtocolViolated",
-    "Publisher", "QuotaReached", "Set", "State", "Subscriber", "Timeout", "TooManyFiles",
+    "LimitReached", "LostMessages", "Message", "MessageTooLarge", "NameTooLong", "NobodyServes",
+    "NoDaemon", "NoSpace", "NotAllowed", "NotFound", "OutOfMemory", "Overwritten", "PeerGone",
+    "ProtocolViolated", "Publisher", "QuotaReached", "Reply", "Request", "Requester", "Responder",
+    "Set", "State", "Subscriber", "Timeout", "TooManyFiles",
     "VersionMismatch", "WouldBlock", "WouldDeadlock", "library_version",
 ]
 
@@ -115,6 +117,35 @@ class BorrowedMessage(NamedTuple):
     sequence: int
     publication: int
     lost: int
+
+
+class Request(NamedTuple):
+    """A request that was received, to be answered with Responder.respond."""
+
+    topic: str
+    data: bytes
+    requester: int
+    """Who asks: a number of this responder's, never used for another."""
+    sequence: int
+    """Which request of that requester's."""
+    uid: int
+    """Of the requester's process, as the kernel told it."""
+
+
+class Reply(NamedTuple):
+    """What was answered."""
+
+    data: bytes
+    status: int
+    """0, or what the responder says that went wrong: its own numbers."""
+    request: int
+    """Which request it answers, as Requester.ask told."""
+    responder: int
+    """Who answered: a number that is its own as long as both are connected."""
+    uid: int
+    """Of the responder's process, as the kernel told it."""
+    more: bool
+    """The same responder sends another reply to the same request."""
 
 
 class _Closing:
@@ -748,6 +779,215 @@ class Set(_Handle):
     close.__doc__ = _Handle.close.__doc__
 
 
+class _Exchanging(_Handle):
+    """A handle that gets requests or replies into a buffer of its own, which grows."""
+
+    def __init__(self, bus: "Bus", handle: int, close: Callable[[int], None], raw_bytes: int,
+                 ) -> None:
+        super().__init__(bus, handle, close)
+        self._raw = create_string_buffer(raw_bytes)
+        self._buffer = create_string_buffer(4096)
+
+    def _number(self, function: Callable[[int], int]) -> int:
+        handle = self._begin()
+        try:
+            return function(handle)
+        finally:
+            self._done()
+
+    def _take(self, patience: _native.Patience, function: Callable[..., int], handle: int) -> int:
+        while True:
+            result = patience.run(lambda ns: function(handle, self._buffer, len(self._buffer), ns,
+                                                      self._raw))
+            if result != -errno.EMSGSIZE:
+                return result
+            # Both structs begin with the buffer and what it takes.
+            self._buffer = create_string_buffer(_native.REPLY.unpack_from(self._raw)[1])
+
+
+_NO_REPLY = (0,) * 9
+
+
+class Requester(_Exchanging):
+    """Asks whoever serves one topic. Made by `Bus.make_requester`."""
+
+    _noun = "requester"
+
+    def __init__(self, bus: "Bus", handle: int, topic: str) -> None:
+        super().__init__(bus, handle, _library.ipcbus_requester_free, _native.REPLY.size)
+        # Requests of ask(). True: it has one reply; else they have come when all have, NotFound.
+        self._open: Dict[int, bool] = {}
+        self.topic = topic
+        """What it asks for."""
+
+    def __repr__(self) -> str:
+        return f"<ipcbus.Requester {self.topic!r}{' closed' if self._handle is None else ''}>"
+
+    def call(self, data: Any, timeout: Optional[float] = None) -> Reply:
+        """Asks one of those who serve the topic and waits for its reply. `data`: as for
+        Publisher.publish. Raises NobodyServes and PeerGone, both at once; Timeout (WouldBlock), and
+        then a later reply is thrown away; MessageTooLarge; LimitReached (who was asked gets no ring
+        to answer in); Busy, also while replies to ask() are awaited; LostMessages, Disconnected,
+        Forked. A thread that serves the topic itself must not wait for itself."""
+        handle = self._begin()
+        try:
+            if self._open:
+                raise Busy(errno.EBUSY, "replies are awaited: take them, if all were asked until "
+                                        "NotFound, or abandon them")
+            patience = _native.Patience(timeout)
+            request = self._ask(handle, data, 0, patience)
+            try:
+                return self._next(handle, patience)
+            finally:
+                _library.ipcbus_abandon(handle, request)
+        finally:
+            self._done()
+
+    def ask(self, data: Any, *, all: bool = False, timeout: Optional[float] = None) -> int:
+        """Asks one of those who serve the topic, or `all` of them, and returns the number of the
+        request. `timeout` is for room among requests that were not read yet. Raises, with nothing
+        sent: NobodyServes, Timeout (WouldBlock), MessageTooLarge, WouldDeadlock, Busy,
+        Disconnected, Forked."""
+        handle = self._begin()
+        try:
+            request = self._ask(handle, data, _native.ASK_ALL if all else 0,
+                                _native.Patience(timeout))
+            self._open[request] = not all
+            return request
+        finally:
+            self._done()
+
+    def _ask(self, handle: int, data: Any, flags: int, patience: _native.Patience) -> int:
+        number = c_uint64()
+        with _native.Pinned(data) as pinned:
+            _native.check(patience.run(lambda ns: _library.ipcbus_ask(
+                handle, pinned.address, pinned.size, flags, ns, byref(number))))
+        return number.value
+
+    def next_reply(self, timeout: Optional[float] = None) -> Reply:
+        """The next reply to any request. Raises NotFound when all have been answered; PeerGone or
+        LimitReached (no ring to answer in), whose `request` will not be; Timeout (WouldBlock),
+        LostMessages, Busy, Disconnected, Forked."""
+        handle = self._begin()
+        try:
+            return self._next(handle, _native.Patience(timeout))
+        finally:
+            self._done()
+
+    def _next(self, handle: int, patience: _native.Patience) -> Reply:
+        _native.REPLY.pack_into(self._raw, 0, *_NO_REPLY)  # not always filled upon an error
+        result = self._take(patience, _library.ipcbus_next_reply, handle)
+        (_, size, request, responder, status, flags, uid, _,
+         lost) = _native.REPLY.unpack_from(self._raw)
+        if result != 0:
+            error = _native.error(result)
+            if isinstance(error, (PeerGone, LimitReached)):
+                error.request = request
+                self._settle_request(request)
+            elif isinstance(error, NotFound):
+                self._open.clear()
+            elif isinstance(error, LostMessages):
+                error.lost, error.topic = lost, self.topic
+            raise error
+        more = flags & _native.REPLY_MORE != 0
+        if not more:
+            self._settle_request(request)
+        return Reply(self._buffer[:size], status, request, responder, uid, more)
+
+    def _settle_request(self, request: int) -> None:
+        if self._open.get(request):
+            del self._open[request]
+
+    def abandon(self, request: int) -> None:
+        """Replies to that request are awaited no more. Raises NotFound if none are."""
+        handle = self._begin()
+        try:
+            self._open.pop(request, None)
+            _native.check(_library.ipcbus_abandon(handle, request))
+        finally:
+            self._done()
+
+    def wait_responders(self, count: int = 1, timeout: Optional[float] = None) -> None:
+        """Waits until at least `count` serve the topic. Raises Timeout (WouldBlock)."""
+        handle = self._begin()
+        try:
+            _native.check(_native.Patience(timeout).run(
+                lambda ns: _library.ipcbus_wait_responders(handle, count, ns)))
+        finally:
+            self._done()
+
+    @property
+    def responder_count(self) -> int:
+        """Who serves the topic at this moment."""
+        return self._number(_library.ipcbus_responder_count)
+
+    @property
+    def request_bytes_max(self) -> int:
+        """The largest request, bytes."""
+        return self._number(_library.ipcbus_request_bytes_max)
+
+
+class Responder(_Exchanging):
+    """Serves the topics under a filter. Made by `Bus.serve`. Its end fails what is not answered.
+
+    `for request in responder` receives for ever."""
+
+    _noun = "responder"
+
+    def __init__(self, bus: "Bus", handle: int, topic_filter: str) -> None:
+        super().__init__(bus, handle, _library.ipcbus_responder_free, _native.REQUEST.size)
+        self.filter = topic_filter
+        """What it serves."""
+
+    def __repr__(self) -> str:
+        return f"<ipcbus.Responder {self.filter!r}{' closed' if self._handle is None else ''}>"
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        return self.next_request()
+
+    def next_request(self, timeout: Optional[float] = None) -> Request:
+        """The next request; each is to be answered with respond(). Raises Timeout (WouldBlock),
+        ProtocolViolated (a requester is heard no more), OutOfMemory, TooManyFiles, Busy,
+        Disconnected, Forked."""
+        handle = self._begin()
+        try:
+            result = self._take(_native.Patience(timeout), _library.ipcbus_next_request, handle)
+            (_, size, topic, topic_size, requester, sequence, uid,
+             _) = _native.REQUEST.unpack_from(self._raw)
+            if result != 0:
+                raise _native.error(result)
+            return Request(_native.decoded(topic, topic_size), self._buffer[:size], requester,
+                           sequence, uid)
+        finally:
+            self._done()
+
+    def respond(self, request: Request, data: Any, *, status: int = 0, more: bool = False) -> None:
+        """Answers `request`; with `more` another answer to it follows. Raises PeerGone (who asked
+        has gone), MessageTooLarge (more than it takes: answer with less), Timeout (it does not take
+        its replies), LimitReached, InvalidArgument, Busy, Disconnected, Forked."""
+        if not 0 <= status < 1 << 32:
+            raise ValueError("status must fit 32 bits, and not be negative")
+        raw = _native.REQUEST.pack(0, 0, 0, 0, request.requester, request.sequence, 0, 0)
+        handle = self._begin()
+        try:
+            with _native.Pinned(data) as pinned:
+                result = -errno.EINTR
+                while result == -errno.EINTR:  # Python has run its handlers
+                    result = _library.ipcbus_respond(handle, raw, pinned.address, pinned.size,
+                                                     status, _native.REPLY_MORE if more else 0)
+                _native.check(result)
+        finally:
+            self._done()
+
+    @property
+    def requester_count(self) -> int:
+        """Who may ask at this moment."""
+        return self._number(_library.ipcbus_requester_count)
+
+
 class Bus(_Closing):
     """This process's connection to one bus. Threads may share it."""
 
@@ -849,6 +1089,45 @@ class Bus(_Closing):
             _native.check(_library.ipcbus_subscribe(bus, name, byref(options), byref(handle)))
             assert handle.value is not None
             return Subscriber(self, handle.value, filter, on_lost)
+        finally:
+            self._done()
+
+    def make_requester(self, topic: str, *, request_bytes_max: int = 0, reply_bytes_max: int = 0,
+                       ) -> Requester:
+        """Makes a requester for `topic`. When it returns, everyone who serves it can be asked.
+        `request_bytes_max`, `reply_bytes_max`: the largest of each; 0: 16 KiB. Raises
+        InvalidArgument, MessageTooLarge, LimitReached, NotAllowed, Disconnected."""
+        if request_bytes_max < 0 or reply_bytes_max < 0:
+            raise ValueError("sizes must not be negative")
+        options = _native.RequesterOptions(
+            struct_size=sizeof(_native.RequesterOptions), request_bytes_max=request_bytes_max,
+            reply_bytes_max=reply_bytes_max)
+        handle = c_void_p()
+        name = _native.encoded(topic)
+        bus = self._begin()
+        try:
+            _native.check(_library.ipcbus_requester_create(bus, name, byref(options),
+                                                           byref(handle)))
+            assert handle.value is not None
+            return Requester(self, handle.value, topic)
+        finally:
+            self._done()
+
+    def serve(self, filter: str, *, max_block: float = 1) -> Responder:
+        """Serves every topic that `filter` matches, now and later. When it returns, requests come;
+        several that serve a topic share its requests. `max_block`: how many seconds a reply may
+        wait for a requester that does not take its replies. Raises InvalidArgument, LimitReached,
+        NotAllowed, Disconnected."""
+        options = _native.ResponderOptions(
+            struct_size=sizeof(_native.ResponderOptions),
+            max_block_ns=_native.nanoseconds(max_block, "max_block") or 1)
+        handle = c_void_p()
+        name = _native.encoded(filter)
+        bus = self._begin()
+        try:
+            _native.check(_library.ipcbus_serve(bus, name, byref(options), byref(handle)))
+            assert handle.value is not None
+            return Responder(self, handle.value, filter)
         finally:
             self._done()
 

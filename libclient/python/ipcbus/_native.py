@@ -71,6 +71,9 @@ class NotAllowed(IpcbusError, PermissionError):
 class LimitReached(IpcbusError):
     """A limit of the bus (the text names it) or of the system."""
 
+    request = 0
+    """The number of the request that cannot be answered for it, if there is one."""
+
 
 class QuotaReached(LimitReached):
     """EDQUOT: a limit that the bus has for each user or client."""
@@ -94,6 +97,17 @@ class WouldDeadlock(IpcbusError):
 
 class Busy(IpcbusError):
     """EBUSY: a claim, a borrowed message or another thread is in the way."""
+
+
+class NobodyServes(IpcbusError):
+    """EHOSTUNREACH: nobody serves the topic of the request. Nothing was asked."""
+
+
+class PeerGone(IpcbusError, BrokenPipeError):
+    """EPIPE: who was asked has gone before it answered; or who asked, before the answer."""
+
+    request = 0
+    """The number of the request that will not be answered, where there were several."""
 
 
 class Forked(IpcbusError, ChildProcessError):
@@ -136,6 +150,8 @@ ERRORS: Dict[int, Type[IpcbusError]] = {
     errno.ENOMEM: OutOfMemory,
     errno.EDEADLK: WouldDeadlock,
     errno.EBUSY: Busy,
+    errno.EHOSTUNREACH: NobodyServes,
+    errno.EPIPE: PeerGone,
     errno.ECHILD: Forked,
     errno.EINVAL: InvalidArgument,
     errno.ENOENT: NotFound,
@@ -158,6 +174,8 @@ def _load() -> ctypes.CDLL:
 # The structs of ipcbus.h. A message is read with MESSAGE, from plain memory of MESSAGE.size bytes.
 MESSAGE = struct.Struct("@PNPN3Q")
 BUFFER_BYTES = struct.calcsize("@PN")
+REPLY = struct.Struct("@PN2Q4IQ")
+REQUEST = struct.Struct("@PNPN2Q2I")
 
 
 class ConnectOptions(ctypes.Structure):
@@ -175,7 +193,18 @@ class SubscriberOptions(ctypes.Structure):
                 ("spin_ns", c_int64), ("history", c_uint64)]
 
 
+class RequesterOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("request_bytes_max", c_uint64),
+                ("reply_bytes_max", c_uint64), ("spin_ns", c_int64)]
+
+
+class ResponderOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_size_t), ("max_block_ns", c_int64), ("spin_ns", c_int64)]
+
+
 NO_RECONNECT = 1
+ASK_ALL = 1
+REPLY_MORE = 1
 FOREVER = -1
 
 # Handles and memory are addresses: c_void_p takes an int, bytes, or an array of ctypes.
@@ -213,6 +242,20 @@ PROTOTYPES: Dict[str, Any] = {
     "ipcbus_set_fd": (c_int, c_void_p),
     "ipcbus_set_remove": (c_int, c_void_p, c_void_p),
     "ipcbus_set_wait": (c_int, c_void_p, c_int64, c_void_p),
+    "ipcbus_requester_create": (c_int, c_void_p, c_char_p, c_void_p, c_void_p),
+    "ipcbus_requester_free": (None, c_void_p),
+    "ipcbus_call": (c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_int64, c_void_p),
+    "ipcbus_ask": (c_int, c_void_p, c_void_p, c_size_t, c_uint32, c_int64, c_void_p),
+    "ipcbus_next_reply": (c_int, c_void_p, c_void_p, c_size_t, c_int64, c_void_p),
+    "ipcbus_abandon": (c_int, c_void_p, c_uint64),
+    "ipcbus_responder_count": (c_uint32, c_void_p),
+    "ipcbus_wait_responders": (c_int, c_void_p, c_uint32, c_int64),
+    "ipcbus_request_bytes_max": (c_size_t, c_void_p),
+    "ipcbus_serve": (c_int, c_void_p, c_char_p, c_void_p, c_void_p),
+    "ipcbus_responder_free": (None, c_void_p),
+    "ipcbus_next_request": (c_int, c_void_p, c_void_p, c_size_t, c_int64, c_void_p),
+    "ipcbus_respond": (c_int, c_void_p, c_void_p, c_void_p, c_size_t, c_uint32, c_uint32),
+    "ipcbus_requester_count": (c_uint32, c_void_p),
     "ipcbus_last_error": (c_char_p,),
     "ipcbus_version": (c_char_p,),
 }
