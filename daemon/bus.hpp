@@ -161,11 +161,15 @@ private:
                                                         const protocol::Respond& frame);
     [[nodiscard]] Subscription* collector(Id requester, const protocol::Id128& lineage);
     [[nodiscard]] sys::Result<void> show_to_requester(Publication& replies);
-    void tell_refusal(Id answered, int code);
+    void tell_refusal(Id answered, protocol::u64 sequence, int code);
     [[nodiscard]] sys::Result<void> may_be_answered(uid_t asks, uid_t answers) const;
+    [[nodiscard]] sys::Result<uid_t> payer_of_replies(const Subscription& reader,
+                                                      const Publication::Description& asked,
+                                                      uid_t answers) const;
     void end_replies(const Attachment& answered);
-    void forget_replies(Publication& replies);
-    void requester_pays_no_more(Publication& replies);
+    void abandon_replies(Publication& replies);
+    void end_abandonment(Publication& replies);
+    void forget_replies(const Publication& replies);
     [[nodiscard]] static bool owes_replies(const Client& client, const Publication& publication);
 
     // bus_attachments.cpp
@@ -180,6 +184,7 @@ private:
     void tell_caught_up(Subscription& subscription);
     void end_subscription(Client& client, Subscription& subscription);
     void detach_at_writer(Attachment& attachment);
+    void detach(Attachment& attachment);
     void writer_gone(Attachment& attachment);
     void let_go(Attachment& attachment);
     void release_if_over(Attachment& attachment);
@@ -207,7 +212,11 @@ private:
     /// The publication that answers an attachment's requests. Of each there is one, ever.
     std::unordered_map<Id, Id> replies_;
     /// Rings of replies, by who asks and who answers, where these are two.
-    std::map<std::pair<uid_t, uid_t>, std::uint64_t> replies_between_;
+    struct RepliesBetween {
+        std::uint64_t rings = 0;
+        std::uint64_t abandoned = 0;  ///< of those that the former pays for
+    };
+    std::map<std::pair<uid_t, uid_t>, RepliesBetween> replies_between_;
     Lingering lingering_;
     std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
     std::unordered_map<Id, std::unique_ptr<Client>> clients_;

@@ -177,13 +177,7 @@ void Bus::complain(Client& client, const protocol::Complain& frame) {
             log_info("{} shows a cursor out of range to the publisher of '{}': detached",
                      reader.describe(), topic);
         }
-        detach_at_writer(attachment);
-        if (attachment.shown) {
-            owe_end(attachment, protocol::EndReason::detached);
-            tell_reader(attachment);
-        } else {
-            let_go(attachment);
-        }
+        detach(attachment);
     } else {
         client.session->fail(0, sys::fail(EPROTO, "COMPLAIN: an unknown complaint"));
     }
@@ -328,6 +322,17 @@ void Bus::detach_at_writer(Attachment& attachment) {
     changed(publication);
 }
 
+/// The reader reads it no more: it is told so, if it has it.
+void Bus::detach(Attachment& attachment) {
+    detach_at_writer(attachment);
+    if (attachment.shown) {
+        owe_end(attachment, protocol::EndReason::detached);
+        tell_reader(attachment);
+    } else {
+        let_go(attachment);
+    }
+}
+
 /// The publication has ended: its writer counts nobody any more.
 void Bus::writer_gone(Attachment& attachment) {
     if (attachment.writer_end != Attachment::Writer::gone) {
@@ -358,7 +363,7 @@ void Bus::let_go(Attachment& attachment) {
         if (subscription.kind == Kind::requests) {
             end_replies(attachment);
         } else if (subscription.kind == Kind::replies) {
-            requester_pays_no_more(*attachment.publication);
+            abandon_replies(*attachment.publication);
         }
     }
     release_if_over(attachment);

@@ -96,14 +96,14 @@ void Bus::respond(Client& client, u64 request, const protocol::Respond& frame) {
     }
     auto replies = new_replies(client, frame);
     if (!replies.ok()) {
-        tell_refusal(frame.attachment, replies.error().code);
+        tell_refusal(frame.attachment, frame.sequence, replies.error().code);
     }
     make_publication(client, request, std::move(replies));
 }
 
 /// Who asks is told, too, that he will not be answered: it is for him to know, and his limit may be
-/// the reason.
-void Bus::tell_refusal(Id answered, int code) {
+/// the reason. Of several that he has not been told of yet, those in between got no ring either.
+void Bus::tell_refusal(Id answered, u64 sequence, int code) {
     if (code != EDQUOT && code != ENOSPC && code != EMFILE && code != ENOMEM) {
         return;
     }
@@ -113,22 +113,60 @@ void Bus::tell_refusal(Id answered, int code) {
         return;
     }
     Client& requester = *find_client(attachment->publication->about().publisher);
-    requester.refusals_to_tell.insert_or_assign(answered, static_cast<std::uint32_t>(code));
+    Refusal& refusal = requester.refusals_to_tell
+                           .try_emplace(answered, Refusal{.first = sequence, .last = sequence})
+                           .first->second;
+    refusal.first = protocol::distance(sequence, refusal.first) < 0 ? sequence : refusal.first;
+    refusal.last = protocol::distance(sequence, refusal.last) > 0 ? sequence : refusal.last;
+    refusal.code = static_cast<std::uint32_t>(code);
     requester.session->touch();
 }
 
 /// Each requester takes a publication of who answers it: a user has no more of another one's than
-/// half.
+/// half. And who keeps what nobody reads any more, at the expense of another one, gets no more.
 sys::Result<void> Bus::may_be_answered(uid_t asks, uid_t answers) const {
     const auto known = replies_between_.find({asks, answers});
     const std::uint64_t most = (config_.limits.per_uid.publications + 1) / 2;
-    if (known == replies_between_.end() || known->second < most) {
+    if (known == replies_between_.end()) {
+        return {};
+    }
+    const RepliesBetween& between = known->second;
+    if (between.abandoned >= protocol::kRepliesPaidFor) {
+        return sys::fail(EDQUOT,
+                         fmt::format("replies to uid {}: refused: uid {} keeps {} rings of replies "
+                                     "to requesters of it that have gone: it is to end those first",
+                                     asks, answers, between.abandoned));
+    }
+    if (between.rings < most) {
         return {};
     }
     return sys::fail(EDQUOT,
                      fmt::format("replies to uid {}: refused: uid {} answers it in {} rings, half "
                                  "of what it may have; raise {}",
-                                 asks, answers, known->second, key::kUidPublications));
+                                 asks, answers, between.rings, key::kUidPublications));
+}
+
+/// The ring is as large as the requester says, who has no say in how many there are.
+sys::Result<uid_t> Bus::payer_of_replies(const Subscription& reader,
+                                         const Publication::Description& asked,
+                                         uid_t answers) const {
+    const auto paid_for = reader.pays_for.find(answers);
+    if (paid_for == reader.pays_for.end() || paid_for->second < protocol::kRepliesPaidFor) {
+        return asked.uid;
+    }
+    const RingSizing ring =
+        IPCBUS_TRY(config_.ring_for(asked.topic, asked.reply_ring_bytes));
+    if (answers != asked.uid && ring.bytes > protocol::kReplyRingPaidBytesMax) {
+        return sys::fail(EDQUOT,
+                         fmt::format("replies of '{}': refused: {} responders of uid {} have a ring "
+                                     "at the requester's expense, and uid {} does not pay for one "
+                                     "of {}, but of {} at most: ask for smaller replies, or serve "
+                                     "with fewer responders",
+                                     asked.topic, paid_for->second, answers, answers,
+                                     format_bytes(ring.bytes),
+                                     format_bytes(protocol::kReplyRingPaidBytesMax)));
+    }
+    return answers;
 }
 
 sys::Result<Publication*> Bus::new_replies(Client& client, const protocol::Respond& frame) {
@@ -155,11 +193,7 @@ sys::Result<Publication*> Bus::new_replies(Client& client, const protocol::Respo
     if (asked.uid != client.uid) {
         IPCBUS_TRY(may_be_answered(asked.uid, client.uid));
     }
-    // The ring is as large as the requester says, who has no say in how many there are.
-    const auto paid_for = reader->pays_for.find(client.uid);
-    const bool many =
-        paid_for != reader->pays_for.end() && paid_for->second >= protocol::kRepliesPaidFor;
-    const uid_t payer = many ? client.uid : asked.uid;
+    const uid_t payer = IPCBUS_TRY(payer_of_replies(*reader, asked, client.uid));
     protocol::Advertise ring;
     ring.topic = asked.topic;
     ring.ring_bytes = asked.reply_ring_bytes;
@@ -169,10 +203,11 @@ sys::Result<Publication*> Bus::new_replies(Client& client, const protocol::Respo
     about.kind = Kind::replies;
     about.answers = frame.attachment;
     about.asks = asked.uid;
+    about.answers_first = frame.sequence;
     Publication* replies = IPCBUS_TRY(new_publication(client, payer, ring, std::move(about)));
     replies_.emplace(frame.attachment, replies->about().id);
     if (replies->about().asks != client.uid) {
-        replies_between_[{replies->about().asks, client.uid}]++;
+        replies_between_[{replies->about().asks, client.uid}].rings++;
     }
     if (payer != client.uid) {
         replies->paid_by = reader->id;
@@ -181,31 +216,47 @@ sys::Result<Publication*> Bus::new_replies(Client& client, const protocol::Respo
     return replies;
 }
 
-/// The requester has let go of the ring, or never gets it: who answers there still has it.
-void Bus::requester_pays_no_more(Publication& replies) {
-    const Id reader = std::exchange(replies.paid_by, 0);
-    if (reader == 0) {
+/// Its reader has let go of a ring of replies. If it has not ended, who answers there still has it,
+/// and the requester pays for it: so who answers is told to let go, too, by being asked no more.
+void Bus::abandon_replies(Publication& replies) {
+    const auto& about = replies.about();
+    if (replies.ended() || replies.abandoned) {
         return;
     }
-    const uid_t uid = replies.about().uid;
-    replies.charge()->move_to(uid);
-    if (const auto client = subscriptions_.find(reader); client != subscriptions_.end()) {
-        Subscription& subscription = client->second->subscriptions.at(reader);
-        if (const auto count = subscription.pays_for.find(uid); --count->second == 0) {
-            subscription.pays_for.erase(count);
-        }
+    replies.abandoned = true;
+    if (replies.paid_by != 0 && about.asks != about.uid) {
+        replies_between_.at({about.asks, about.uid}).abandoned++;
+    }
+    Attachment* answered = attachments_.find(about.answers);
+    if (answered != nullptr && answered->subscription != nullptr &&
+        !answered->publication->ended()) {
+        detach(*answered);
+    }
+}
+
+/// It has ended, or goes.
+void Bus::end_abandonment(Publication& publication) {
+    const auto& about = publication.about();
+    if (std::exchange(publication.abandoned, false) && publication.paid_by != 0 &&
+        about.asks != about.uid) {
+        replies_between_.at({about.asks, about.uid}).abandoned--;
     }
 }
 
 /// A ring of replies is no more.
-void Bus::forget_replies(Publication& replies) {
-    requester_pays_no_more(replies);  // if it never was attached to its one reader
+void Bus::forget_replies(const Publication& replies) {
     const auto& about = replies.about();
+    if (const auto client = subscriptions_.find(replies.paid_by); client != subscriptions_.end()) {
+        Subscription& reader = client->second->subscriptions.at(replies.paid_by);
+        if (const auto count = reader.pays_for.find(about.uid); --count->second == 0) {
+            reader.pays_for.erase(count);
+        }
+    }
     if (about.asks == about.uid) {
         return;
     }
     const auto count = replies_between_.find({about.asks, about.uid});
-    if (--count->second == 0) {
+    if (--count->second.rings == 0) {
         replies_between_.erase(count);
     }
 }

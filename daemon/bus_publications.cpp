@@ -191,7 +191,7 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
         result = show_to_requester(publication);
     }
     if (!result.ok()) {
-        tell_refusal(about.answers, result.error().code);
+        tell_refusal(about.answers, about.answers_first, result.error().code);
         client.session->refuse(publication.advertise_request,
                                with_remedy(what_publication(about.topic), result.error()));
         end_publication(publication);
@@ -308,6 +308,7 @@ void Bus::end_publication(Publication& publication) {
         replies_.erase(about.answers);  // nobody has seen it: there may be another one
     }
     publication.end();
+    end_abandonment(publication);
     if (Client* client = find_client(about.publisher)) {
         client->publications.erase(about.id);
         client->unmapped.erase(about.id);

@@ -93,6 +93,13 @@ struct Attaching {
     std::uint32_t attached = 0;  ///< as SUBSCRIBED is to say
 };
 
+/// Requests of a client, from one sequence to another, that will not be answered, and why.
+struct Refusal {
+    protocol::u64 first = 0;
+    protocol::u64 last = 0;
+    std::uint32_t code = 0;
+};
+
 class Client {
 public:
     Client(Id client_id, uid_t client_uid, std::string client_name, ClientMemory client_memory);
@@ -117,7 +124,7 @@ public:
     std::map<Id, Attachment*> attachments_to_tell;    ///< ATTACHED or ENDED is due
     std::set<Id> caught_up;                           ///< subscriptions that CAUGHT_UP is due to
     std::set<Id> peers_to_drop;                       ///< PEER_GONE is due
-    std::map<Id, std::uint32_t> refusals_to_tell;     ///< REFUSED is due: of attachments, the code
+    std::map<Id, Refusal> refusals_to_tell;           ///< REFUSED is due: of attachments
     [[nodiscard]] bool something_to_tell() const {
         return !publications_to_tell.empty() || !attachments_to_tell.empty() ||
                !caught_up.empty() || !refusals_to_tell.empty();

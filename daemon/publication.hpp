@@ -40,7 +40,8 @@ public:
         protocol::u64 first_sequence = 0;
         protocol::u64 reply_ring_bytes = 0;  ///< Kind::requests: of those who answer
         Id answers = 0;                      ///< Kind::replies: the attachment,
-        uid_t asks = 0;                      ///< and whose requests
+        uid_t asks = 0;                      ///< and whose requests,
+        protocol::u64 answers_first = 0;     ///< of which this one first
     };
     using Done = std::function<void(Publication&, sys::Result<void>)>;
 
@@ -100,7 +101,8 @@ public:
     bool arriving = false;                ///< ADVERTISED waits for all its first readers
     std::vector<Id> first_readers;        ///< subscriptions still to be attached then, descending
     bool blamed = false;                  ///< its lies have been logged
-    Id paid_by = 0;                       ///< Kind::replies: the COLLECT whose uid pays
+    Id paid_by = 0;                       ///< Kind::replies: the COLLECT whose uid pays, 0: none
+    bool abandoned = false;               ///< the same: nobody reads it, and it has not ended
 
 private:
     void reserve();

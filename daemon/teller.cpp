@@ -80,12 +80,14 @@ void Bus::tell(Client& client, Outbox& outbox) {
         client.caught_up.erase(client.caught_up.begin());
     }
     while (!client.refusals_to_tell.empty() && outbox.bytes() < room) {
-        const auto [answered, code] = *client.refusals_to_tell.begin();
+        const auto [answered, refusal] = *client.refusals_to_tell.begin();
         client.refusals_to_tell.erase(client.refusals_to_tell.begin());
         protocol::Refused frame;
         frame.publication = attachments_.find(answered)->publication->about().id;
         frame.attachment = answered;
-        frame.code = code;
+        frame.first = refusal.first;
+        frame.last = refusal.last;
+        frame.code = refusal.code;
         outbox.add(frame, 0);
     }
     if (replies_ended) {

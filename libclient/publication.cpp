@@ -174,7 +174,8 @@ Result<protocol::Advertised> Publisher::ask_for_ring(const protocol::Advertise& 
         return obtain(protocol::Ask{request, requests_->reply_ring_bytes}, home);
     }
     if (replies_) {
-        return obtain(protocol::Respond{replies_->attachment, home.waiter}, home);
+        return obtain(protocol::Respond{replies_->attachment, home.waiter, replies_->sequence},
+                      home);
     }
     return obtain(request, home);
 }
@@ -296,7 +297,7 @@ void Publisher::take_in_inbox() {
     for (const Delivery& delivery : inbox_) {
         if (const protocol::Refused& refused = delivery.refused;
             refused.code != 0 && refused.publication == home_.publication) {
-            requests_->audience->refused(refused.attachment, static_cast<int>(refused.code));
+            requests_->audience->refused(refused);
         }
         if (delivery.members.publication != home_.publication) {
             continue;  // of a ring that we have left
@@ -387,7 +388,9 @@ void Publisher::complain(const protocol::ReaderTable::Fault& fault) {
                      Link::next_request());
 }
 
-void Publisher::overtaken(u64 attachment) { requests_->audience->overtaken(attachment); }
+void Publisher::overtaken(u64 attachment, u64 from, u64 to) {
+    requests_->audience->overtaken(attachment, from, to);
+}
 
 bool Publisher::is_own(u64 attachment) {
     const Bus::Lock guard = bus_.lock();

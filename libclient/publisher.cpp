@@ -117,7 +117,8 @@ inline void Publisher::write_headed(RingPublisher& ring, const protocol::Head& h
     const u64 position = ring.writer().position();
     ring.commit(protocol::kHeadBytes, static_cast<u32>(bytes));
     if (ring.readers().addressed()) {
-        ring.readers().address(head.number, position, ring.writer().position());
+        ring.readers().address(head.number, ring.writer().part_begin(position),
+                               ring.writer().position());
     }
 }
 

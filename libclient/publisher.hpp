@@ -27,10 +27,11 @@ public:
     /// `own`: its reader is this very client. Told again, if memory ran out meanwhile.
     virtual void joined(const std::shared_ptr<Link>& link, u64 attachment, bool own) = 0;
     virtual void left(u64 attachment) = 0;
-    /// It has not read in time what was to it, and never will. (Not under the control lock.)
-    virtual void overtaken(u64 attachment) = 0;
-    /// It cannot answer what it was asked; `code` is an errno.
-    virtual void refused(u64 attachment, int code) = 0;
+    /// It has not read in time what was to it, and may never do so, of the records that stand from
+    /// `from` to below `to`. (Not under the control lock.)
+    virtual void overtaken(u64 attachment, u64 from, u64 to) = 0;
+    /// It cannot answer some of what it was asked.
+    virtual void refused(const protocol::Refused& told) = 0;
     /// The publication is in a new ring, which nobody has joined yet.
     virtual void moved() = 0;
 
@@ -51,6 +52,7 @@ struct RepliesOptions {
     std::shared_ptr<Link> link;
     u64 attachment = 0;  ///< whose requests are answered
     u32 waiter = 0;      ///< of the responder, which may share it among its publications
+    u64 sequence = 0;    ///< of the request that is answered first
 };
 
 class Publisher final : public FrameSink, private protocol::Control {
@@ -83,6 +85,8 @@ public:
     /// Publishes `head` and a payload. Its sequence is the one that was next_sequence().
     int publish_headed(const protocol::Head& head, const void* data, std::size_t bytes);
     [[nodiscard]] u64 next_sequence() const { return ring_->writer().sequence(); }
+    /// Where it will stand, unless the publication moves to another ring.
+    [[nodiscard]] u64 next_position() const { return ring_->writer().position(); }
     /// Whether the calling thread is the one that reads that attachment.
     bool is_own(u64 attachment) override;
     int too_large(std::size_t bytes) const;
@@ -118,7 +122,7 @@ private:
     Heard take_in(u64 number) override;
     Heard look() override;
     void complain(const protocol::ReaderTable::Fault& fault) override;
-    void overtaken(u64 attachment) override;
+    void overtaken(u64 attachment, u64 from, u64 to) override;
 
     [[nodiscard]] bool headed() const { return requests_.has_value() || replies_.has_value(); }
     [[nodiscard]] bool plain() const;

@@ -87,16 +87,34 @@ void Requester::left(u64 attachment) {
     drop_gone();
 }
 
-void Requester::overtaken(u64 attachment) { note_failed(attachment, EPIPE); }
+void Requester::overtaken(u64 attachment, u64 from, u64 to) {
+    note_failed(attachment, EPIPE, [=](const Awaited& one) {
+        return protocol::distance(one.position, from) >= 0 &&
+               protocol::distance(one.position, to) < 0;
+    });
+}
 
-void Requester::refused(u64 attachment, int code) { note_failed(attachment, code); }
+void Requester::refused(const protocol::Refused& told) {
+    note_failed(told.attachment, static_cast<int>(told.code), [&](const Awaited& one) {
+        return protocol::distance(one.request, told.first) >= 0 &&
+               protocol::distance(one.request, told.last) <= 0;
+    });
+}
 
-/// What has been asked of it until now will not be answered.
-void Requester::note_failed(u64 attachment, int code) {
-    for (Responder& one : responders_) {
-        if (one.member && one.attachment == attachment && one.awaited != 0) {
+/// Of what has been asked of it that will not be answered, `which(Awaited&)`.
+template <class Which>
+void Requester::note_failed(u64 attachment, int code, Which&& which) {
+    const auto of = std::find_if(responders_.begin(), responders_.end(), [&](const Responder& one) {
+        return one.member && one.attachment == attachment;
+    });
+    if (of == responders_.end()) {
+        return;
+    }
+    for (Awaited& one : awaited_) {
+        if (one.attachment == attachment && one.link == of->link.get() && one.failed == 0 &&
+            which(one)) {
             one.failed = code;
-            one.left_out_to = asked_ + kLeftOutFor;
+            of->left_out_to = asked_ + kLeftOutFor;
             some_failed_ = true;
         }
     }
@@ -200,7 +218,8 @@ int Requester::send(const void* data, std::size_t bytes, Whom whom, i64 timeout_
 }
 
 void Requester::await(Responder& responder, u64 request) {
-    awaited_.push_back({request, responder.attachment, responder.link.get()});
+    awaited_.push_back({request, responder.attachment, responder.link.get(),
+                        requests_->next_position()});
     responder.awaited++;
 }
 
@@ -214,11 +233,7 @@ Requester::Responder& Requester::responder_of(const Awaited& awaited) {
 void Requester::settle(std::size_t index) {
     Responder& responder = responder_of(awaited_[index]);
     awaited_.erase(awaited_.begin() + static_cast<std::ptrdiff_t>(index));
-    if (--responder.awaited != 0) {
-        return;
-    }
-    responder.failed = 0;  // which was about those
-    if (!responder.member) {
+    if (--responder.awaited == 0 && !responder.member) {
         gone_--;
         drop_gone();
     }
@@ -288,40 +303,35 @@ int Requester::look_at_responders() {
     // Every ring in which somebody who has left has answered was told of before: it is attached
     // now, or has been read to its end.
     replies_->attend_now();
-    for (Responder& one : responders_) {
-        if (!one.member && one.awaited != 0 &&
-            !replies_->reads_replies_of(*one.link, one.attachment)) {
-            return tell_failed(one, EPIPE, "has gone before it answered");
+    for (std::size_t i = 0; i < awaited_.size(); i++) {
+        if (!responder_of(awaited_[i]).member &&
+            !replies_->reads_replies_of(*awaited_[i].link, awaited_[i].attachment)) {
+            return tell_failed(i, EPIPE, "has gone before it answered");
         }
     }
     return -EAGAIN;
 }
 
 int Requester::look_at_failed() {
-    for (Responder& one : responders_) {
-        if (one.failed != 0 && one.awaited != 0) {
+    for (std::size_t i = 0; i < awaited_.size(); i++) {
+        if (const int code = awaited_[i].failed; code != 0) {
             return tell_failed(
-                one, one.failed,
-                one.failed == EPIPE
+                i, code,
+                code == EPIPE
                     ? "has not read what it was asked for so long that it is lost"
-                : one.failed == EDQUOT
+                : code == EDQUOT
                     ? "cannot answer: there is no room for a ring of replies within "
                       "limits.per_uid, as to ring_bytes of this user or publications of its own"
                     : "cannot answer: the bus, or the host, has no room for a ring of replies");
         }
-        one.failed = 0;
     }
     some_failed_ = false;
     return -EAGAIN;
 }
 
-int Requester::tell_failed(Responder& responder, int code, const std::string& why) {
-    const auto found = std::find_if(awaited_.begin(), awaited_.end(), [&](const Awaited& one) {
-        return one.attachment == responder.attachment && one.link == responder.link.get();
-    });
-    IPCBUS_ASSERT(found != awaited_.end());
-    failed_request_ = found->request;
-    settle(static_cast<std::size_t>(found - awaited_.begin()));
+int Requester::tell_failed(std::size_t index, int code, const std::string& why) {
+    failed_request_ = awaited_[index].request;
+    settle(index);
     return failed(code, "the responder of '" + topic_ + "' " + why +
                             ": whether it has done anything is not known");
 }

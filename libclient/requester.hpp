@@ -51,16 +51,17 @@ private:
     struct Responder {
         std::shared_ptr<Link> link;  ///< by which its attachment's number is to be understood
         u64 attachment = 0;
-        bool own = false;        ///< it is of this client
+        bool own = false;     ///< it is of this client
         bool member = true;
-        int failed = 0;          ///< what was asked of it: why (an errno)
-        u32 awaited = 0;         ///< replies
+        u32 awaited = 0;      ///< replies
         u64 left_out_to = 0;  ///< until so many have been asked
     };
     struct Awaited {
         u64 request = 0;
         u64 attachment = 0;
         const Link* link = nullptr;  ///< the responder's, which keeps it
+        u64 position = 0;            ///< of the request in its ring
+        int failed = 0;              ///< there will be no reply: why (an errno)
     };
 
     // HeadFilter
@@ -69,8 +70,8 @@ private:
     // Audience
     void joined(const std::shared_ptr<Link>& link, u64 attachment, bool own) override;
     void left(u64 attachment) override;
-    void overtaken(u64 attachment) override;
-    void refused(u64 attachment, int code) override;
+    void overtaken(u64 attachment, u64 from, u64 to) override;
+    void refused(const protocol::Refused& told) override;
     void moved() override;
 
     enum class Whom { one, one_elsewhere, all };  ///< elsewhere: not this very thread
@@ -87,8 +88,9 @@ private:
     void drop_gone();
     int look_at_responders();
     int look_at_failed();
-    int tell_failed(Responder& responder, int code, const std::string& why);
-    void note_failed(u64 attachment, int code);
+    int tell_failed(std::size_t index, int code, const std::string& why);
+    template <class Which>
+    void note_failed(u64 attachment, int code, Which&& which);
     void fill(const ipcbus_message& message, ipcbus_reply* ret_reply) const;
 
     Bus& bus_;

@@ -20,6 +20,8 @@ namespace {
 constexpr i64 kOrphanNs = 10'000'000'000;
 /// Waiting for room is for one part in so many of the time, and one.
 constexpr i64 kWaitPart = 10;
+/// So many uids have a budget before those that are whole again are forgotten.
+constexpr std::size_t kBudgetsKept = 64;
 
 }  // namespace
 
@@ -194,14 +196,15 @@ Result<u32> Responder::waiter_on(const std::shared_ptr<Link>& link) {
     return number;
 }
 
-/// The ring in which it is answered.
-int Responder::open_replies(Correspondent& to) {
+/// The ring in which it is answered, from that request on.
+int Responder::open_replies(Correspondent& to, u64 sequence) {
     const Result<u32> waiter = waiter_on(to.link);
     if (!waiter.ok()) {
         return failed(waiter.error());
     }
     auto replies =
-        Publisher::create_replies(bus_, to.topic, {to.link, to.attachment, waiter.value()});
+        Publisher::create_replies(bus_, to.topic,
+                                  {to.link, to.attachment, waiter.value(), sequence});
     if (!replies.ok()) {
         if (replies.error().code == ENOENT) {
             return failed(EPIPE, "the requester has gone");
@@ -212,22 +215,39 @@ int Responder::open_replies(Correspondent& to) {
     return 0;
 }
 
+/// Makes it the recent one.
+int Responder::look_up(u64 requester) {
+    if (recent_ != nullptr && recent_->number == requester) {
+        return 0;
+    }
+    const auto found = correspondents_.find(requester);
+    if (found == correspondents_.end()) {
+        return requester == 0 || requester > last_number_
+                   ? failed(EINVAL, "no request came from that requester")
+                   : failed(EPIPE, "the requester has gone");
+    }
+    recent_ = &found->second;
+    return 0;
+}
+
 int Responder::respond(u64 requester, u64 sequence, const void* data, std::size_t bytes,
                        u32 status, bool more) {
     if (bus_.in_child()) {
         return used_after_fork();
     }
-    if (recent_ == nullptr || recent_->number != requester) {
-        const auto found = correspondents_.find(requester);
-        if (found == correspondents_.end()) {
-            return requester == 0 || requester > last_number_
-                       ? failed(EINVAL, "no request came from that requester")
-                       : failed(EPIPE, "the requester has gone");
+    if (const int unknown = look_up(requester); unknown != 0) {
+        return unknown;
+    }
+    if (recent_->replies == nullptr) {
+        // It is to have no more rings than it must; and its requester may have gone meanwhile.
+        requests_->attend_now();
+        drop_gone();
+        if (const int unknown = look_up(requester); unknown != 0) {
+            return unknown;
         }
-        recent_ = &found->second;
     }
     Correspondent& to = *recent_;
-    int result = to.replies == nullptr ? open_replies(to) : 0;
+    int result = to.replies == nullptr ? open_replies(to, sequence) : 0;
     if (result == 0) {
         const protocol::Head head{sequence, status, more ? protocol::kReplyMore : 0};
         result = to.replies->subscriber_count() == 0 ? failed(EPIPE, "the requester has gone")
@@ -256,11 +276,18 @@ int Responder::publish(Correspondent& to, const protocol::Head& head, const void
 int Responder::publish_waiting(Correspondent& to, const protocol::Head& head, const void* data,
                                std::size_t bytes) {
     const i64 before_ns = sys::monotonic_ns();
+    const auto left_ns = [&](const Budget& budget) {
+        return std::min(budget.left_ns + (before_ns - budget.at_ns) / kWaitPart,
+                        options_.max_block_ns);
+    };
+    if (budgets_.size() >= kBudgetsKept) {
+        std::erase_if(budgets_, [&](const auto& entry) {
+            return left_ns(entry.second) == options_.max_block_ns;
+        });
+    }
     const Budget whole{options_.max_block_ns, before_ns};
     Budget& budget = budgets_.try_emplace(to.uid, whole).first->second;
-    const i64 passed_ns = before_ns - std::exchange(budget.at_ns, before_ns);
-    budget.left_ns =
-        std::min(budget.left_ns + passed_ns / kWaitPart, options_.max_block_ns);
+    budget = {left_ns(budget), before_ns};
     to.replies->set_max_block(budget.left_ns);
     const int result = to.replies->publish_headed(head, data, bytes);
     budget.at_ns = sys::monotonic_ns();

@@ -78,7 +78,8 @@ private:
                 std::size_t bytes);
     int publish_waiting(Correspondent& to, const protocol::Head& head, const void* data,
                         std::size_t bytes);
-    int open_replies(Correspondent& to);
+    int look_up(u64 requester);
+    int open_replies(Correspondent& to, u64 sequence);
     sys::Result<u32> waiter_on(const std::shared_ptr<Link>& link);
     int failed_to_respond(int result, const Correspondent& to, std::size_t bytes) const;
     void drop_gone();

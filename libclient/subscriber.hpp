@@ -306,9 +306,14 @@ int Subscriber::receive_or(void* buffer, std::size_t bytes, i64 timeout_ns,
         for (int tries = 0; result == -EPROTO && headed_->replies && tries < 64; tries++) {
             result = try_receive(buffer, bytes, &ret_message);
         }
+        if (result == kSkipped) {  // others' records may come without end
+            const int other = otherwise();
+            return other == -EAGAIN ? kSkipped : other;
+        }
         return result == -EAGAIN || (result == -EPROTO && headed_->replies) ? otherwise() : result;
     };
     const int result = wait_until(waiter(), &source_, patience_, *this, timeout_ns, try_once,
+                                  [&] { return rounds_to_newest(); },
                                   [&] { return only_active(); },
                                   [&] { return try_headed(buffer, bytes, &ret_message); });
     if (result == 0) {

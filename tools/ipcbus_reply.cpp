@@ -26,8 +26,9 @@ constexpr std::string_view kTool = "ipcbus-reply";
 constexpr std::uint32_t kStatusNone = 125;
 /// What a command may write; whoever asks takes less.
 constexpr std::size_t kOutputBytesMax = 64 * 1024 * 1024;
-/// What is kept of the room for it until the next request.
-constexpr std::size_t kOutputBytesKept = 1024 * 1024;
+/// What is kept of the room for it, and for a request, until the next one.
+constexpr std::size_t kBytesKept = 1024 * 1024;
+constexpr std::size_t kRequestBytesFirst = 4096;
 constexpr std::int64_t kWarningEveryNs = 1'000'000'000;
 /// "No exit code: go on."
 constexpr int kGoOn = -1;
@@ -36,7 +37,7 @@ constexpr int kGoOn = -1;
 class Replying {
 public:
     Replying(const ReplyOptions& options, ipcbus_responder* responder)
-        : options_(options), responder_(responder), buffer_(4096) {
+        : options_(options), responder_(responder), buffer_(kRequestBytesFirst) {
         if (options.answer == ReplyOptions::Answer::command) {
             command_.emplace(options.text, options.common.address);
         }
@@ -59,7 +60,7 @@ private:
         const int result = ipcbus_next_request(responder_, buffer_.data(), buffer_.size(), left_ns,
                                                &request);
         switch (result) {
-            case 0: answer(request); return kGoOn;
+            case 0: answer(request); give_back_room(); return kGoOn;
             case -EMSGSIZE: buffer_.resize(request.size); return kGoOn;
             case -EINTR: return kGoOn;  // a stop signal is looked at by the caller
             case -ETIMEDOUT:
@@ -92,7 +93,6 @@ private:
                 "cannot run " + quoted(options_.text) + ": " + status.error().what;
             report(kTool, text);
             apologize(request, text);
-            forget_output();
             return;
         }
         if (status.value() != 0 && options_.common.debug) {
@@ -101,12 +101,15 @@ private:
                               quoted({request.topic, request.topic_size}));
         }
         respond(request, output_, static_cast<std::uint32_t>(status.value()));
-        forget_output();
     }
 
-    void forget_output() {
-        if (output_.capacity() > kOutputBytesKept) {
+    /// The largest request of any requester does not stay for good.
+    void give_back_room() {
+        if (output_.capacity() > kBytesKept) {
             std::string().swap(output_);
+        }
+        if (buffer_.capacity() > kBytesKept) {
+            std::vector<char>(kRequestBytesFirst).swap(buffer_);
         }
     }
 

@@ -28,13 +28,18 @@
 // WHO READS a ring of replies: one subscription, which its client got by COLLECT and named by the
 // lineage of its own requests. Everybody who serves the topic reads the requests.
 // WHO PAYS: each for what it has a say in. How large a ring of replies is, the requester says: its
-// uid pays for the bytes, until it has let go of the ring. That there is one, the responder says:
-// to its uid the publication counts, and the bytes of what it still has when the requester is gone,
-// and of its rings to one requester beyond kRepliesPaidFor. No uid is answered in more rings than
-// half of the publications that another may have.
+// uid pays for the bytes, until nobody has the ring. What is charged to it never becomes another
+// one's: else who asks for large rings, and lets go of them, could fill the limit of who answers.
+// That there is one, the responder says: to its uid the publication counts, and the bytes of its
+// rings to one requester beyond kRepliesPaidFor, which it does not make larger than
+// kReplyRingPaidBytesMax. No uid is answered in more rings than half of the publications that
+// another may have. And who has kept kRepliesPaidFor rings that requesters of a uid have let go of,
+// at their expense, gets no further ring to answer that uid in until he lets go, too: which he is
+// told at once, for with its ring of replies a requester loses that responder (ENDED, MEMBERS).
 // ONE RING of replies is there for an attachment, ever. It ends for the requester with its
 // publisher or with the attachment, whichever is first: who has left has nothing more to say. Who
-// gets none, for want of room, has his requester told (REFUSED).
+// gets none, for want of room, has his requester told (REFUSED), for which request: it may get one
+// for a later request.
 //
 // DEATH. The daemon tells a requester that a responder has left (MEMBERS, detach) only after it has
 // told it of every ring in which that one has answered, and of their end. So when the requester has
@@ -64,6 +69,9 @@ static_assert(sizeof(Head) == kHeadBytes && std::is_trivially_copyable_v<Head>);
 
 /// For so many rings of replies, in which processes of one uid answer one requester, that one pays.
 inline constexpr u32 kRepliesPaidFor = 32;
+
+/// A ring of replies that is larger is not paid for by who answers in it.
+inline constexpr u64 kReplyRingPaidBytesMax = 65536;
 
 /// From this responder another reply to the same request follows.
 inline constexpr u32 kReplyMore = 1;

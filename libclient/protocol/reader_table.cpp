@@ -52,11 +52,29 @@ bool ReaderTable::knows(const PeerWaiters& waiters) const {
                        [&waiters](const Reader& reader) { return reader.waiters == &waiters; });
 }
 
-void ReaderTable::address(u64 attachment, u64 position, u64 end) {
+void ReaderTable::address(u64 attachment, u64 part, u64 end) {
     for (Reader& reader : readers_) {
-        if (attachment == 0 || reader.attachment == attachment) {
-            reader.owed_from = owes(reader) ? reader.owed_from : position;
-            reader.owed_to = end;
+        if (attachment != 0 && reader.attachment != attachment) {
+            continue;
+        }
+        if (owes(reader)) {
+            look(reader, end);
+        }
+        if (!owes(reader)) {
+            reader.owed_from = part;
+            changes_++;
+        }
+        reader.owed_to = end;
+        if (attachment != 0) {
+            return;
+        }
+    }
+}
+
+void ReaderTable::look_before(u64 floor, u64 position) {
+    for (Reader& reader : readers_) {
+        if (!reader.reliable && is_behind(reader, floor)) {
+            look(reader, position);
         }
     }
 }
@@ -72,11 +90,14 @@ u64 ReaderTable::wanted(u64 needed) const {
 }
 
 /// A cursor of one that does not count is looked at, too, but believed only where it is possible.
-void ReaderTable::look(Reader& reader) {
+void ReaderTable::look(Reader& reader, u64 position) {
     // [W1] acquire: as in smallest_cursor().
     const u64 cursor_untrusted = reader.slot->cursor.load(std::memory_order_acquire);
-    if (cursor_untrusted != 0 && distance(cursor_untrusted, reader.cursor) > 0) {
-        reader.cursor = cursor_untrusted;  // beyond the writer: then it has read all, as it says
+    if (cursor_untrusted != 0 && distance(cursor_untrusted, reader.cursor) > 0 &&
+        distance(cursor_untrusted, position) <= 0) {
+        moves_++;
+        reader.moved = true;
+        reader.cursor = cursor_untrusted;
     }
 }
 

@@ -22,13 +22,27 @@
 // [R4] that it was overtaken.
 //
 // ADDRESSED RECORDS. Where each record is to one reader, or to all (requests: exchange.hpp), a
-// reader holds the writer as long as it has not read all that is to it, and from the first of those
-// on: it counts as [W1] its cursor or that record's position, whichever is later, and not at all
-// once its cursor is behind the last one. So who is busy does not hold up the others, and is
-// overtaken without losing anything. All of it is the writer's own book, kept by its one thread;
-// cursors are stored and read as ever. What a reader loses that has been demoted is told to the
-// writer (overtaken()).
-// Checked: tests/model/wake.pml (rounds), full.pml (cursors, stall), join.pml.
+// reader holds the writer as long as it has not read all that is to it, and from the sixteenth of
+// the ring on in which the first of those stands: it counts as [W1] its cursor or where that
+// sixteenth begins, whichever is later, and not at all once its cursor is behind the last one. So
+// who is busy does not hold up the others, and is overtaken without losing anything. All of it is
+// the writer's own book, kept by its one thread; cursors are stored and read as ever.
+//   [H1] after [W8]: look at the cursor; owes nothing: the hold begins, and the next raise is to
+//        look at all cursors, for it may be below the smallest one known.
+// WHAT WOULD BREAK IT. The hold at the record itself, at P: who has been overtaken below it comes
+// back through a mark [R7], and P's sixteenth has one, at the first record there:
+//     W  raises announced to P + capacity: that mark is gone, P is not
+//     R  is lapped; the oldest mark that is whole is behind P: it goes there, and has passed P over
+// Nor is the mark's own position enough: with records across the boundary it lies behind the
+// beginning of the sixteenth, and a record that begins between the two, one ring later, takes the
+// mark away. From the beginning of the sixteenth on, no record can.
+//
+// WHO HAS BEEN DEMOTED holds nobody and loses records that are to it. The writer is told which:
+//   [H2] before [W3]: the cursors of those that the raise may overtake. Not after it: who has been
+//        overtaken by then has a cursor behind what it has passed over.
+//   [H3] after [W4]: of what it had not read then, what stands in sixteenths that begin below
+//        announced - capacity may be lost: overtaken(). It comes to all that is behind those.
+// Checked: tests/model/wake.pml (rounds), full.pml (cursors, stall), addressed.pml, join.pml.
 #pragma once
 
 #include "protocol/attachment.hpp"
@@ -76,19 +90,23 @@ public:
     /// From now on each record is said to address() somebody. Nobody is in the table yet.
     void set_addressed() { addressed_ = true; }
     [[nodiscard]] bool addressed() const { return addressed_; }
-    /// The record from `position` to `end` is to that attachment; 0: to all.
-    void address(u64 attachment, u64 position, u64 end);
-    /// What was below `floor` may be overwritten by now. `visit(u64 attachment)`: of those who hold
-    /// nobody, each that has not read all that was to it. Once for all that is to it now.
+    /// [H1] The record that ends at `end`, the writer's position, is to that attachment; 0: to all.
+    /// `part` is where the sixteenth begins in which it stands.
+    void address(u64 attachment, u64 part, u64 end);
+    /// [H2] What is below `floor` may be overwritten soon.
+    void look_before(u64 floor, u64 position);
+    /// [H3] What was below `floor` may be overwritten by now; `kept` is where the first sixteenth
+    /// begins that is not below it. `visit(u64 attachment, u64 from, u64 to)`: of those who hold
+    /// nobody, each that may have lost what is to it between these positions.
     template <class Visit>
-    void overtaken(u64 floor, Visit&& visit) {
+    void overtaken(u64 floor, u64 kept, Visit&& visit) {
         for (Reader& reader : readers_) {
             if (!reader.reliable && is_behind(reader, floor)) {
-                look(reader);
-                if (is_behind(reader, floor)) {
-                    reader.owed_from = reader.owed_to = reader.cursor;
-                    visit(reader.attachment);
-                }
+                const u64 from = hold(reader);
+                reader.owed_from = kept;
+                reader.owed_to =
+                    distance(reader.owed_to, kept) > 0 ? reader.owed_to : reader.cursor;
+                visit(reader.attachment, from, kept);
             }
         }
     }
@@ -98,7 +116,8 @@ public:
 
     /// [W1] The smallest cursor of the reliable attachments; `position` if there is none.
     [[nodiscard]] u64 smallest_cursor(u64 position);
-    /// Grows with each add() and remove(): the smallest cursor is another one.
+    /// Grows with each add() and remove() and each hold that begins: the smallest cursor may be
+    /// below the one that was found last.
     [[nodiscard]] u64 changes() const { return changes_; }
     /// Grows whenever smallest_cursor() finds that a cursor has moved.
     [[nodiscard]] u64 moves() const { return moves_; }
@@ -163,8 +182,8 @@ private:
         u16 bit;
         bool reliable;
         bool moved = false;     ///< since the last slice
-        u64 owed_from = 0;      ///< of records to it: where the first begins that it may not have
-        u64 owed_to = 0;        ///< read, and where the last one ends
+        u64 owed_from = 0;      ///< of records to it: the sixteenth of the first that it may not
+        u64 owed_to = 0;        ///< have read, and where the last one ends
     };
 
     [[nodiscard]] bool owes(const Reader& reader) const {
@@ -188,7 +207,7 @@ private:
     [[nodiscard]] bool has_more(const Reader& reader, u64 position) const {
         return counts(reader) && distance(reader.cursor, position) < 0;
     }
-    void look(Reader& reader);
+    void look(Reader& reader, u64 position);
     void count_slice(u64 position);
     template <class IsOwn>
     void demote_client(const PeerWaiters& client, u64 needed, u32 slices_max, IsOwn&& is_own) {

@@ -54,11 +54,13 @@ bool RingPublisher::raise(u64 bytes) {
         smallest_ = readers_.smallest_cursor(writer_.position());
         smallest_changes_ = readers_.changes();
     }
+    if (readers_.addressed()) {
+        readers_.look_before(writer_.raise_target(bytes) - writer_.capacity(), writer_.position());
+    }
     const bool raised = writer_.raise(bytes, smallest_);
     tell_faults();
     if (raised && readers_.addressed()) {
-        readers_.overtaken(writer_.announced() - writer_.capacity(),
-                           [this](u64 attachment) { control_.overtaken(attachment); });
+        tell_overtaken();
     }
     if (raised && attention_changed()) {
         // The room that was raised is the writer's: the margin in settle_start covers it. From the
@@ -67,6 +69,14 @@ bool RingPublisher::raise(u64 bytes) {
         (void)control_.take_in(words_.mailbox->attention.load(std::memory_order_relaxed));
     }
     return raised;
+}
+
+void RingPublisher::tell_overtaken() {
+    const u64 floor = writer_.announced() - writer_.capacity();
+    readers_.overtaken(floor, writer_.part_begin(floor + writer_.part_bytes() - 1),
+                       [this](u64 attachment, u64 from, u64 to) {
+                           control_.overtaken(attachment, from, to);
+                       });
 }
 
 RingPublisher::Status RingPublisher::make_room(u64 bytes, i64 timeout_ns) {

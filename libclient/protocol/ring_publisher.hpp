@@ -70,8 +70,9 @@ public:
     virtual void complain(const ReaderTable::Fault& fault) = 0;
     /// Whether that attachment is read by the calling thread: to wait for it would be for ever.
     virtual bool is_own(u64 attachment) = 0;
-    /// A record that was to that attachment, which no more holds the writer, may be lost to it.
-    virtual void overtaken(u64 /*attachment*/) {}
+    /// Of the records to that attachment, which no more holds the writer, those that stand from
+    /// `from` to below `to` may be lost to it.
+    virtual void overtaken(u64 /*attachment*/, u64 /*from*/, u64 /*to*/) {}
 
 protected:
     ~Control() = default;
@@ -158,6 +159,7 @@ private:
     Status block(u64 bytes, const sys::Deadline& deadline);
     bool spin(u64 bytes, const sys::Deadline& deadline);
     bool raise(u64 bytes);
+    void tell_overtaken();
     bool stop_fencing();
     bool fence_again();
     bool attention_changed() const;

@@ -77,6 +77,10 @@ public:
     [[nodiscard]] u64 cursor_needed(u64 bytes) const {
         return position_ + bytes + kRecordHeaderBytes - ring_.capacity;
     }
+    /// Where the sixteenth begins in which `position` lies. As long as nothing at or above that has
+    /// been announced away, its mark stands, and who was overtaken goes no further than there.
+    [[nodiscard]] u64 part_begin(u64 position) const { return position - position % part_bytes_; }
+    [[nodiscard]] u64 part_bytes() const { return part_bytes_; }
     /// [W2] How far a raise for a record of `bytes` would like to go.
     [[nodiscard]] u64 raise_target(u64 bytes) const {
         const u64 stride = announced_ + ring_.capacity / kStridePart;

@@ -252,8 +252,9 @@ struct Collect {
 struct Respond {
     static constexpr FrameType kType = FrameType::respond;
     u64 attachment = 0;
-    u32 waiter = 0;  ///< as in ADVERTISE
-    static void fields(auto& self, auto& v) { v(self.attachment, self.waiter); }
+    u32 waiter = 0;    ///< as in ADVERTISE
+    u64 sequence = 0;  ///< of the request that is to be answered first
+    static void fields(auto& self, auto& v) { v(self.attachment, self.waiter, self.sequence); }
 };
 
 // ------------------------------------------------------------------------- daemon to client
@@ -405,14 +406,18 @@ struct Ended {
     static void fields(auto& self, auto& v) { v(self.attachment, self.reason); }
 };
 
-/// To a requester: who reads its requests through `attachment` cannot answer, for it got no ring to
-/// do it in. What it was asked until now will not be answered.
+/// To a requester: who reads its requests through `attachment` cannot answer some, for it got no
+/// ring to do it in. What it was asked before and after may be answered yet.
 struct Refused {
     static constexpr FrameType kType = FrameType::refused;
     u64 publication = 0;  ///< of ASK
     u64 attachment = 0;
-    u32 code = 0;  ///< an errno of Linux: EDQUOT, ENOSPC, EMFILE or ENOMEM
-    static void fields(auto& self, auto& v) { v(self.publication, self.attachment, self.code); }
+    u64 first = 0;  ///< sequences: this request,
+    u64 last = 0;   ///< and all up to this one
+    u32 code = 0;   ///< an errno of Linux: EDQUOT, ENOSPC, EMFILE or ENOMEM
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.attachment, self.first, self.last, self.code);
+    }
 };
 
 /// The daemon is about to end in good order; rings go on.

@@ -259,8 +259,8 @@ private:
         }
         case FrameType::respond: {
             const u64 attachment = id(Known::attachment);
-            peer_->put(protocol::Respond{attachment, static_cast<u32>(input_.byte() % 4)},
-                       request);
+            const u32 waiter = input_.byte() % 4;
+            peer_->put(protocol::Respond{attachment, waiter, input_.byte() % u64{8}}, request);
             return true;
         }
         default:

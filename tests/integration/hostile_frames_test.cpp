@@ -157,7 +157,7 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
         put(protocol::CaughtUp{it.subscription});
         break;
     case FrameType::refused:
-        put(protocol::Refused{it.publication, it.attachment, ENOMEM});
+        put(protocol::Refused{it.publication, it.attachment, 1, 2, ENOMEM});
         break;
     }
     return out;

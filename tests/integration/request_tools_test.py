@@ -29,6 +29,7 @@ BINARY = bytes(range(256)) * 800
 class RequestCase(Case):
     def setUp(self):
         super().setUp()
+        self.adopt_orphans()
         self.start_daemon()
 
     def reply(self, *words, **options):

@@ -537,6 +537,51 @@ TEST_CASE("who works on a request holds up nobody who is asked meanwhile") {
     CHECK(next_request(busy).result == 0);
 }
 
+TEST_CASE("what is to it is found by one that was overtaken before, wherever in the ring it stands") {
+    const DaemonFixture daemon;
+    const Bus server = connect(daemon.address());
+    const Responder busy = serve(server, "work");
+    SharedBlock<Milestone> ready;
+    const ChildProcess quick = echo_in_child(daemon.address(), "work", "", *ready);
+    REQUIRE(ready->wait(1));
+    const Bus bus = connect(daemon.address());
+    const std::string large(1000, 'x');
+    for (int more = 0; more < 6; more++) {
+        const Requester requester = make_requester(bus, "work");
+        REQUIRE(ipcbus_responder_count(requester.get()) == 2);
+        ask(requester, "1");
+        ask(requester, "2");
+        const Request taken = next_request(busy);
+        REQUIRE(next_reply(requester).result == 0);
+        // More than a ring, all to the other one: what was read last is gone.
+        for (int i = 0; i < 100 + more; i++) {
+            ask(requester, large);
+            REQUIRE(next_reply(requester).result == 0);
+        }
+        const std::uint64_t to_quick = ask(requester, "a");
+        const std::uint64_t to_busy = ask(requester, "b");
+        REQUIRE(next_reply(requester).info.request == to_quick);
+        // Now as much behind it as there is room for.
+        int sent = 0;
+        std::uint64_t number = 0;
+        while (ipcbus_ask(requester.get(), large.data(), large.size(), 0, 0, &number) == 0) {
+            REQUIRE(next_reply(requester).info.request == number);
+            REQUIRE(++sent < 100);
+        }
+        CHECK(sent > 50);
+        const Request kept = next_request(busy);
+        INFO(more, " more, then ", sent);
+        REQUIRE(kept.result == 0);
+        CHECK(kept.info.sequence == to_busy);
+        CHECK(kept.payload == "b");
+        CHECK(next_request(busy, 0).result == -EAGAIN);
+        REQUIRE(respond(busy, kept, "2nd") == 0);
+        REQUIRE(respond(busy, taken, "1st") == 0);
+        CHECK(next_reply(requester).payload == "2nd");
+        CHECK(next_reply(requester).payload == "1st");
+    }
+}
+
 TEST_CASE("what a responder does not read for long is given up, and told to who asked") {
     const std::int64_t stall_ms = 500 * patience();
     const DaemonFixture daemon("[publications]\nstall_timeout = \"" + std::to_string(stall_ms) +

@@ -81,6 +81,11 @@ QUICK = {
         ("-DADDRESSED -DAWAY -DNR=2 -DNMSG=3", "WANTED_NEEDED WANTED_ONCE"),
         ("-DADDRESSED -DAWAY -DNR=2 -DNMSG=3 -DBATCH=2", "NO_STORE_RECEIVED"),
     ],
+    "addressed": [
+        ("-DNREC=8", "HOLD_AT_RECORD HOLD_AT_MARK NO_LOOK_AGAIN"),
+        ("-DNREC=8 -DDEMOTE", "LOOK_LATE_H2 LOST_TO_FLOOR"),
+        ("-DNREC=7 -DTO=2 -DWRAP=8", ""),
+    ],
     "join": [
         ("-DNREC=5", "NO_FENCE_J2 START_FIRST NO_LOOK_M1 NOT_WAITED RAISE_TOO_FAR "
                      "NEWEST_BEFORE_WORD START_AT_NEWEST"),
@@ -137,6 +142,11 @@ LONG = {
         ("-DAWAY -DCAP=4 -DBATCH=2 -DWEAK", ""),
         ("-DNR=2 -DCAP=2 -DNMSG=2", ""),
         ("-DLIAR=2 -DNR=2 -DNMSG=4", "NO_STALL"),
+    ],
+    "addressed": [
+        ("-DNREC=10 -DTO=2", ""),
+        ("-DNREC=9 -DTO=2 -DDEMOTE", ""),
+        ("-DNREC=8 -DTO=2 -DDEMOTE -DWEAK", ""),
     ],
     "join": [
         ("-DNREC=7", ""),

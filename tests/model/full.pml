@@ -29,7 +29,9 @@
  * writes over has been read by every reliable reader that was not demoted, honest ones are neither
  * demoted nor accused, whatever another one's cursor says. A reader rings once for a `wanted`.
  *
- * NOT HERE: strides of `announced` and records of several units (ring.pml), bitmaps (wake.pml),
+ * NOT HERE: strides of `announced` and records of several units (ring.pml), bitmaps (wake.pml), how
+ * a reader finds what is to it when it was overtaken before that, by which the hold begins earlier
+ * than at the record (-DADDRESSED steps over what is gone, one by one; addressed.pml has marks),
  * clocks: from when slices are counted, and who is demoted with another, is a unit test's, and so is
  * `hurry` [B7] [C3], which makes each move seen in them. spin(): looks before [B1] that store
  * nothing.

@@ -5,6 +5,8 @@ IPCBUS_TEST_CAT. Nothing is waited for by sleeping: readers tell when they are s
 (--ready-fd), and publishers wait for them (--wait-subs). Whatever was started ends with the test.
 """
 
+import ctypes
+import glob
 import os
 import shutil
 import signal
@@ -23,6 +25,24 @@ LONG = 30 * int(os.environ.get("IPCBUS_TEST_PATIENCE", "1"))
 for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(ignored) == signal.SIG_IGN:
         signal.signal(ignored, signal.SIG_DFL)
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def end_orphans():
+    """Ends what this process has adopted, and what that leaves behind. Every child is an orphan
+    once all that the test has started itself has ended."""
+    while True:
+        children = []
+        for path in glob.glob("/proc/self/task/*/children"):
+            with open(path, encoding="ascii") as file:
+                children += [int(word) for word in file.read().split()]
+        if not children:
+            return
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def run_tests():
@@ -106,6 +126,13 @@ class Case(unittest.TestCase):
                             if not name.startswith("IPCBUS") or name.startswith("IPCBUS_TEST")}
         self.address = "unix:" + os.path.join(self.directory, "bus.sock")
         self.environment["IPCBUS_ADDRESS"] = self.address
+
+    def adopt_orphans(self):
+        """What commands of the tools (--exec) leave behind ends with the test, too. To be called
+        before any of them is started, and what is started later is ended first."""
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+        self.addCleanup(end_orphans)
 
     def start_daemon(self, config=None):
         words = [DAEMON, "--listen", self.address]
