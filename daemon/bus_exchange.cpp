@@ -158,13 +158,12 @@ sys::Result<uid_t> Bus::payer_of_replies(const Subscription& reader,
         IPCBUS_TRY(config_.ring_for(asked.topic, asked.reply_ring_bytes));
     if (answers != asked.uid && ring.bytes > protocol::kReplyRingPaidBytesMax) {
         return sys::fail(EDQUOT,
-                         fmt::format("replies of '{}': refused: {} responders of uid {} have a ring "
-                                     "at the requester's expense, and uid {} does not pay for one "
-                                     "of {}, but of {} at most: ask for smaller replies, or serve "
-                                     "with fewer responders",
-                                     asked.topic, paid_for->second, answers, answers,
-                                     format_bytes(ring.bytes),
-                                     format_bytes(protocol::kReplyRingPaidBytesMax)));
+                         fmt::format("replies of '{}': refused: {} responders of uid {} have a "
+                                     "ring at the requester's expense, and further ones of {} at "
+                                     "most, not of {}: ask for smaller replies, or serve with fewer",
+                                     asked.topic, paid_for->second, answers,
+                                     format_bytes(protocol::kReplyRingPaidBytesMax),
+                                     format_bytes(ring.bytes)));
     }
     return answers;
 }

@@ -549,7 +549,7 @@ TEST_CASE("a responder cannot use up what its requesters' user may have, nor kee
     REQUIRE(steps->wait(1));
     RawClient attacker = RawClient::on_bus(daemon.socket_path());
     constexpr int kServed = 45;
-    int rings = 0;
+    std::vector<u64> rings;
     std::vector<protocol::Attached> served;
     for (int i = 0; i < kServed; i++) {
         (void)attacker.answer<protocol::Subscribed>(attacker.send(protocol::Serve{"#"}));
@@ -566,11 +566,11 @@ TEST_CASE("a responder cannot use up what its requesters' user may have, nor kee
         }
         REQUIRE(incoming.has_value());
         if (incoming->header.type == protocol::FrameType::advertised) {
-            attacker.mapped(decoded<protocol::Advertised>(*incoming).publication);
-            rings++;
+            rings.push_back(decoded<protocol::Advertised>(*incoming).publication);
+            attacker.mapped(rings.back());
         }
     }
-    CHECK(rings == (bytes ? kServed : 60 / 2));
+    CHECK(rings.size() == (bytes ? kServed : 60 / 2));
     (void)attacker.drain();
     const int meanwhile = room_for_publications(daemon.address());
     if (bytes) {
@@ -579,7 +579,7 @@ TEST_CASE("a responder cannot use up what its requesters' user may have, nor kee
     } else {
         CHECK(meanwhile >= before - 2);
     }
-    // The requester is gone, its responder keeps all it has: at its own expense.
+    // The requester is gone, its responder keeps all it has: it gets no more before it lets go.
     steps->raise(1);
     CHECK(requester.wait() == 0);
     std::vector<Incoming> all = attacker.drain();
@@ -588,8 +588,163 @@ TEST_CASE("a responder cannot use up what its requesters' user may have, nor kee
     })) {
         all = attacker.drain();
     }
-    // But for the ring of its requests, which its readers have not let go of.
+    // One is the ring of its requests, which its readers have not let go of.
+    const int kept = room_for_publications(daemon.address());
+    CHECK(kept >= (bytes ? meanwhile : before - 1));
+    SharedBlock<Milestone> more_steps;
+    ChildProcess another = idle_requester(daemon.address(), *more_steps);
+    REQUIRE(more_steps->wait(1));
+    const protocol::Respond again{first_served(attacker).attachment, 0};
+    if (bytes) {
+        expect_refused(attacker, again, EDQUOT, "keeps 32 rings");
+    }
+    for (const u64 ring : rings) {
+        attacker.unadvertise(ring);
+    }
+    (void)attacker.answer<protocol::Advertised>(attacker.send(again));
+    // But for the rings of requests, one of which its readers have not let go of, and that one.
+    CHECK(room_for_publications(daemon.address()) >= before - 3);
+    more_steps->raise(1);
+    CHECK(another.wait() == 0);
+}
+
+TEST_CASE("a requester cannot use up what its responder's user may have by letting go of replies") {
+    if (!may_be_user(65534)) {
+        MESSAGE("skipped: this process cannot become another user");
+        return;
+    }
+    const DaemonFixture daemon("[limits.per_uid]\npublications = 200\nring_bytes = \"1MiB\"\n");
+    (void)::chmod(daemon.directory().path().c_str(), 0755);
+    const int before = room_for_publications(daemon.address());
+    REQUIRE(before >= 100);
+    SharedBlock<Milestone> steps;
+    // A responder that is busy: it has answered, and has not looked at anything since.
+    ChildProcess busy = ChildProcess::fork([&] {
+        become_nobody();
+        RawClient server = RawClient::on_bus(daemon.socket_path());
+        (void)server.answer<protocol::Subscribed>(server.send(protocol::Serve{"svc"}));
+        steps->raise(1);
+        for (unsigned i = 0;; i++) {
+            const protocol::Respond respond{first_served(server).attachment, 0, i};
+            const u64 number = server.send(respond);
+            std::optional<Incoming> incoming = server.next();
+            while (incoming && incoming->header.request != number) {
+                incoming = server.next();
+            }
+            must_be(incoming.has_value(), "an answer to RESPOND");
+            if (incoming->header.type == protocol::FrameType::advertised) {
+                server.mapped(decoded<protocol::Advertised>(*incoming).publication);
+            }
+        }
+        return 0;
+    });
+    REQUIRE(steps->wait(1));
+    RawClient attacker = RawClient::on_bus(daemon.socket_path());
+    int rings = 0;
+    for (protocol::u8 i = 1; i <= 12; i++) {
+        (void)attacker.answer<protocol::Subscribed>(attacker.send(protocol::Collect{{i}}));
+        protocol::Ask ask = ask_frame("svc", i);
+        ask.reply_ring_bytes = 256 * 1024;
+        const auto asks = attacker.answer<protocol::Advertised>(attacker.send(ask));
+        attacker.mapped(asks.publication);
+        bool told = false;
+        while (!told) {
+            for (const Incoming& incoming : attacker.drain()) {
+                if (incoming.header.type == protocol::FrameType::attached) {
+                    const auto replies = decoded<protocol::Attached>(incoming);
+                    attacker.send_with(protocol::Detached{replies.attachment}, 0);
+                    rings++;
+                    told = true;
+                } else if (incoming.header.type == protocol::FrameType::refused) {
+                    CHECK(decoded<protocol::Refused>(incoming).code == EDQUOT);
+                    told = true;
+                }
+            }
+        }
+    }
+    CHECK(rings == 3);  // its own limit
     CHECK(room_for_publications(daemon.address()) >= before - 1);
+    attacker.close();
+    CHECK(room_for_publications(daemon.address()) >= before - 1);
+}
+
+TEST_CASE("a requester that lets go of its ring of replies has lost that responder, as told") {
+    const DaemonFixture daemon;
+    const Bus server = connect(daemon.address());
+    const Responder responder = serve(server, "svc");
+    RawClient requester = RawClient::on_bus(daemon.socket_path());
+    (void)requester.answer<protocol::Subscribed>(requester.send(protocol::Collect{{7}}));
+    const auto asks = requester.answer<protocol::Advertised>(requester.send(ask_frame("svc")));
+    RawRing requests(requester, asks);
+    requests.write({0, 0, 0}, "say");
+    const Request request = next_request(responder);
+    REQUIRE(request.result == 0);
+    REQUIRE(respond(responder, request, "something", 0, IPCBUS_REPLY_MORE) == 0);
+    u64 members = 0;
+    u64 left = 0;
+    const auto look = [&] {
+        for (const Incoming& incoming : requester.drain()) {
+            if (incoming.header.type == protocol::FrameType::attached) {
+                const auto replies = decoded<protocol::Attached>(incoming);
+                CHECK(protocol::answered_attachment(replies.lineage) == members);
+                requester.send_with(protocol::Detached{replies.attachment}, 0);
+            } else if (incoming.header.type == protocol::FrameType::members) {
+                const auto frame = decoded<protocol::Members>(incoming);
+                requester.taken(frame);
+                members = frame.attach.empty() ? members : frame.attach[0].attachment;
+                left = frame.detach.empty() ? left : frame.detach[0];
+            }
+        }
+    };
+    while (left == 0) {
+        look();
+    }
+    CHECK(left == members);
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    while (ipcbus_requester_count(responder.get()) != 0 && !deadline.passed()) {
+        look();
+    }
+    CHECK(ipcbus_requester_count(responder.get()) == 0);
+    CHECK(next_request(responder, 0).result == -EAGAIN);
+    CHECK(respond(responder, request, "end") == -EPIPE);
+    // Others are answered as ever.
+    const Requester other = make_requester(server, "svc");
+    ask(other, "x");
+    REQUIRE(respond(responder, next_request(responder), "y") == 0);
+    CHECK(next_reply(other).payload == "y");
+}
+
+TEST_CASE("that a request cannot be answered is told of that one alone") {
+    const DaemonFixture daemon("[limits.per_uid]\nring_bytes = \"256KiB\"\n");
+    const Bus bus = connect(daemon.address());
+    RawClient server = RawClient::on_bus(daemon.socket_path());
+    (void)server.answer<protocol::Subscribed>(server.send(protocol::Serve{"svc"}));
+    ipcbus_requester_options options = IPCBUS_INIT(options);
+    options.request_bytes_max = 1024;
+    options.reply_bytes_max = 16384;
+    const Requester requester = make_requester(bus, "svc", options);
+    const u64 attachment = first_served(server).attachment;
+    const std::uint64_t one = ask(requester, "1");
+    const std::uint64_t two = ask(requester, "2");
+    const std::uint64_t three = ask(requester, "3");
+    std::vector<Publisher> filling;
+    filling.push_back(advertise(bus, "filling/1", 131072));
+    filling.push_back(advertise(bus, "filling/2", 65536));
+    expect_refused(server, protocol::Respond{attachment, 0, two}, EDQUOT);
+    const Reply refused = next_reply(requester);
+    CHECK(refused.result == -EDQUOT);
+    CHECK(refused.info.request == two);
+    CHECK(next_reply(requester, 0).result == -EAGAIN);
+    filling.clear();
+    const auto granted = server.answer<protocol::Advertised>(
+        server.send(protocol::Respond{attachment, 0, three}));
+    RawRing replies(server, granted);
+    replies.write({two, 0, 0}, "too late");
+    replies.write({one, 0, 0}, "first");
+    replies.write({three, 0, 0}, "third");
+    CHECK(next_reply(requester).payload == "first");
+    CHECK(next_reply(requester).payload == "third");
+    CHECK(next_reply(requester, 0).result == -ENOENT);
 }
 
 TEST_CASE("requesters of one user cannot take all that their responder's user may have") {

@@ -537,7 +537,7 @@ TEST_CASE("who works on a request holds up nobody who is asked meanwhile") {
     CHECK(next_request(busy).result == 0);
 }
 
-TEST_CASE("what is to it is found by one that was overtaken before, wherever in the ring it stands") {
+TEST_CASE("what is to it is found by one that was overtaken before, wherever it stands") {
     const DaemonFixture daemon;
     const Bus server = connect(daemon.address());
     const Responder busy = serve(server, "work");
@@ -594,11 +594,15 @@ TEST_CASE("what a responder does not read for long is given up, and told to who 
     const Bus bus = connect(daemon.address());
     const Requester requester = make_requester(bus, "work");
     REQUIRE(ipcbus_responder_count(requester.get()) == 2);
-    const std::uint64_t one = ask(requester, "1");
-    const std::uint64_t two = ask(requester, "2");
-    const Reply first = next_reply(requester);
-    REQUIRE(first.result == 0);
-    const std::uint64_t unread = first.info.request == one ? two : one;
+    // One that it works on, one that it does not read.
+    ask(requester, "1");
+    ask(requester, "2");
+    REQUIRE(next_reply(requester).result == 0);
+    const Request taken = next_request(lazy);
+    REQUIRE(taken.result == 0);
+    const std::uint64_t three = ask(requester, "3");
+    const std::uint64_t unread = ask(requester, "4");
+    REQUIRE(next_reply(requester).info.request == three);
     const std::string large(16000, 'x');
     std::vector<std::uint64_t> failed;
     for (int i = 0; i < 12; i++) {
@@ -615,7 +619,12 @@ TEST_CASE("what a responder does not read for long is given up, and told to who 
     }
     CHECK(failed == std::vector<std::uint64_t>{unread});
     CHECK(next_request(lazy, 0).result == -EAGAIN);
-    CHECK(call(requester, "3").payload == "3");
+    ask(requester, "5");
+    CHECK(next_reply(requester).payload == "5");
+    REQUIRE(respond(lazy, taken, "done") == 0);
+    const Reply late = next_reply(requester);
+    CHECK(late.payload == "done");
+    CHECK(late.info.request == taken.info.sequence);
 }
 
 TEST_CASE("a thread that asks itself is told so, and is not asked where there is another") {

@@ -13,7 +13,8 @@
  *
  * SCALE. A unit is 16 bytes; CAP units, records of 1 or 3, one unit for the terminator; 4 marks,
  * each of 4 units: so a record may reach 2 units into the next part, whose mark then is behind its
- * beginning. TO records are to R, any; the others to somebody who is always done. Positions are
+ * beginning. TO records are to R, any; the others to somebody who is always done. What R stores is
+ * visible at once, for a full fence follows. Positions are
  * modulo M, compared by signed difference; -DWRAP begins below the wrap. R may stand still at any
  * step for as long as it likes.
  *
@@ -40,8 +41,14 @@
 #ifndef TO
 #define TO 1
 #endif
+#ifndef SMALL
+#define SMALL 2 /* records of 1 unit, at most, */
+#endif
+#ifndef SMALL_FROM
+#define SMALL_FROM 0 /* and the first that may be one */
+#endif
 #ifndef CBATCH
-#define CBATCH 2
+#define CBATCH 4
 #endif
 #define M 64
 #define SIGNED(x) (((x) + 2 * M + M / 2) % M - M / 2)
@@ -57,7 +64,7 @@
 #define CUR 2
 #define MARK(j) (3 + (j))
 #define NMEM (3 + NM)
-#define NSB 2
+#define NSB 1
 #ifndef K
 #define K 4
 #endif
@@ -77,7 +84,7 @@ inline look() { /* [W1] */
     c = 0
 }
 proctype Writer() {
-    byte pos = ORIGIN, ann = PLUS(ORIGIN, 1), n, units, c, need, raised, left = TO, i, kept;
+    byte pos = ORIGIN, ann = PLUS(ORIGIN, 1), n, units, c, need, raised, left = TO, small = SMALL, i, kept;
     byte believed = ORIGIN, owed_from = ORIGIN, owed_to = ORIGIN, smallest = ORIGIN;
     byte part = NONE, mark;
     bool changed, to;
@@ -86,7 +93,7 @@ proctype Writer() {
     :: else ->
         atomic {
             if
-            :: units = 1
+            :: small > 0 && n >= SMALL_FROM -> units = 1; small--
             :: units = 3
             fi;
             need = PLUS(pos, units + 1)
@@ -213,10 +220,9 @@ again:
     atomic { FENCE(0) -> ended = true }
 }
 
-inline store_cursor() { /* [R6] */
-    sb[1].n < K;
+inline store_cursor() { /* [R6], and the full fence [C1] */
     stored = (pos == 0 -> PLUS(pos, -1) : pos);
-    ST(1, CUR, stored, REL)
+    mem[CUR] = stored
 }
 #define OVERTAKEN(p) (DIST(PLUS(a, -CAP), p) > 0)
 proctype Reader() {
@@ -224,9 +230,9 @@ proctype Reader() {
 again:
     atomic {
         a = 0; m = 0; best = 0; j = 0;
-        count = mem[COUNT] /* [R1] */
+        count = mem[COUNT]; /* [R1] */
+        a = mem[ANN]        /* [R4]; what is overtaken in between is so at once */
     };
-    a = mem[ANN]; /* [R4] */
     if
     :: OVERTAKEN(pos) -> goto lapped
     :: else
@@ -236,12 +242,16 @@ again:
         atomic {
             assert(position_of[next] == pos);
             pos = position_of[next + 1];
-            found[next] = true;
+            found[next] = to_r[next];
+            next++;
+            a = 0;
+            count = 0
+        };
+        atomic {
             if
-            :: to_r[next] || PLUS(pos, -stored) >= CBATCH -> store_cursor()
+            :: to_r[next - 1] || PLUS(pos, -stored) >= CBATCH -> store_cursor()
             :: else
             fi;
-            next++;
             goto again
         }
     :: else -> /* found empty */
@@ -318,7 +328,6 @@ init {
         mem[ANN] = PLUS(ORIGIN, 1);
         position_of[0] = ORIGIN;
         run Drain(0);
-        run Drain(1);
         run Writer();
         run Reader();
         run Check()

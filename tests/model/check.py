@@ -82,9 +82,11 @@ QUICK = {
         ("-DADDRESSED -DAWAY -DNR=2 -DNMSG=3 -DBATCH=2", "NO_STORE_RECEIVED"),
     ],
     "addressed": [
-        ("-DNREC=8", "HOLD_AT_RECORD HOLD_AT_MARK NO_LOOK_AGAIN"),
-        ("-DNREC=8 -DDEMOTE", "LOOK_LATE_H2 LOST_TO_FLOOR"),
-        ("-DNREC=7 -DTO=2 -DWRAP=8", ""),
+        ("-DNREC=7", "HOLD_AT_RECORD"),
+        ("-DNREC=9 -DSMALL=3 -DSMALL_FROM=6", "HOLD_AT_MARK"),
+        ("-DNREC=10 -DSMALL=0", "NO_LOOK_AGAIN"),
+        ("-DNREC=7 -DDEMOTE", "LOOK_LATE_H2 LOST_TO_FLOOR"),
+        ("-DNREC=7 -DWRAP=8", ""),
     ],
     "join": [
         ("-DNREC=5", "NO_FENCE_J2 START_FIRST NO_LOOK_M1 NOT_WAITED RAISE_TOO_FAR "
@@ -144,9 +146,9 @@ LONG = {
         ("-DLIAR=2 -DNR=2 -DNMSG=4", "NO_STALL"),
     ],
     "addressed": [
-        ("-DNREC=10 -DTO=2", ""),
-        ("-DNREC=9 -DTO=2 -DDEMOTE", ""),
-        ("-DNREC=8 -DTO=2 -DDEMOTE -DWEAK", ""),
+        ("-DNREC=8", ""),
+        ("-DNREC=7 -DTO=2 -DDEMOTE", ""),
+        ("-DNREC=7 -DSMALL=1 -DDEMOTE -DWEAK", ""),
     ],
     "join": [
         ("-DNREC=7", ""),

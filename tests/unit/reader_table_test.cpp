@@ -314,19 +314,71 @@ TEST_CASE("addressed records: only who has something to read stands still; what 
     REQUIRE(scene.table.faults().size() == 1);
     CHECK(scene.table.faults()[0].attachment == 2);
     CHECK(scene.table.smallest_cursor(end) == end);
-    std::vector<u64> told;
-    const auto tell = [&](u64 attachment) { told.push_back(attachment); };
-    scene.table.overtaken(kStart, tell);
+    struct Told {
+        u64 attachment, from, to;
+        bool operator==(const Told&) const = default;
+    };
+    std::vector<Told> told;
+    const auto overtaken = [&](u64 floor, u64 kept) {
+        scene.table.look_before(floor, end);
+        scene.table.overtaken(floor, kept, [&](u64 attachment, u64 from, u64 to) {
+            told.push_back({attachment, from, to});
+        });
+    };
+    overtaken(kStart, kStart);
     CHECK(told.empty());
-    scene.table.overtaken(kStart + 16, tell);
-    CHECK(told == std::vector<u64>{2});
-    scene.table.overtaken(kStart + 100, tell);
+    overtaken(kStart + 16, kStart + 256);
+    CHECK(told == std::vector<Told>{{2, kStart, kStart + 256}});
+    overtaken(kStart + 100, kStart + 256);
     CHECK(told.size() == 1);
     // What it has read meanwhile, unseen, is not lost; nor is what a reliable one has not read.
-    scene.table.address(0, kStart + 320, kStart + 480);
+    scene.table.address(0, kStart + 256, kStart + 480);
     scene.reader.slot(70).cursor.store(kStart + 480);
-    scene.table.overtaken(kStart + 400, tell);
+    overtaken(kStart + 400, kStart + 512);
     CHECK(told.size() == 1);
+    // Of what is to it only what begins before the first part that is whole. The rest, later.
+    scene.table.address(2, kStart + 512, kStart + 600);
+    scene.table.address(2, kStart + 768, kStart + 900);
+    overtaken(kStart + 600, kStart + 768);
+    REQUIRE(told.size() == 2);
+    CHECK(told[1] == Told{2, kStart + 512, kStart + 768});
+    overtaken(kStart + 768, kStart + 768);
+    CHECK(told.size() == 2);
+    // A cursor that has passed over what is gone says nothing once that is known.
+    scene.table.look_before(kStart + 784, end);
+    scene.reader.slot(70).cursor.store(kStart + 990);
+    scene.table.overtaken(kStart + 784, kStart + 1024, [&](u64 attachment, u64 from, u64 to) {
+        told.push_back({attachment, from, to});
+    });
+    REQUIRE(told.size() == 3);
+    CHECK(told[2] == Told{2, kStart + 768, kStart + 1024});
+}
+
+TEST_CASE("a hold begins before the record, and the smallest cursor known is none any more") {
+    Scene scene;
+    scene.table.set_addressed();
+    const u64 end = kStart + 1000;
+    CHECK(scene.table.smallest_cursor(end) == end);
+    const u64 before = scene.table.changes();
+    scene.table.address(1, kStart + 768, end);
+    CHECK(scene.table.changes() != before);
+    CHECK(scene.table.smallest_cursor(end) == kStart + 768);
+    // It owes already: the hold stays where it is.
+    const u64 begun = scene.table.changes();
+    scene.table.address(1, kStart + 1024, end + 100);
+    CHECK(scene.table.changes() == begun);
+    CHECK(scene.table.smallest_cursor(end + 100) == kStart + 768);
+    // It has read all that is to it, which nobody has looked at yet: a new hold.
+    scene.reader.slot(5).cursor.store(end + 100);
+    scene.table.address(1, kStart + 1280, end + 400);
+    CHECK(scene.table.changes() != begun);
+    CHECK(scene.table.smallest_cursor(end + 400) == kStart + 1280);
+    // A cursor beyond the writer is not believed, but held against it.
+    scene.reader.slot(5).cursor.store(end + 4096);
+    scene.table.address(1, kStart + 1536, end + 500);
+    (void)scene.table.smallest_cursor(end + 500);
+    REQUIRE(scene.table.faults().size() == 1);
+    CHECK(scene.table.faults()[0].complaint == Complaint::bad_cursor);
 }
 
 TEST_CASE("a round: nobody sleeps, nobody is rung") {
