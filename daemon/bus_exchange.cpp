@@ -160,7 +160,7 @@ sys::Result<uid_t> Bus::payer_of_replies(const Subscription& reader,
         return sys::fail(EDQUOT,
                          fmt::format("replies of '{}': refused: {} responders of uid {} have a "
                                      "ring at the requester's expense, and further ones of {} at "
-                                     "most, not of {}: ask for smaller replies, or serve with fewer",
+                                     "most, not of {}: ask for smaller replies, or serve by fewer",
                                      asked.topic, paid_for->second, answers,
                                      format_bytes(protocol::kReplyRingPaidBytesMax),
                                      format_bytes(ring.bytes)));
