@@ -214,17 +214,18 @@ class Ends(RequestCase):
         self.assertIn("0 came within 20ms", late.err)
 
     def test_deadline(self):
-        gate = self.fifo("gate")
-        server = self.reply("slow", "--exec", f"cat {gate}")
-        self.assertRequestFails(self.req("slow", "-n", "-W", "50ms"), 124, "within 50ms")
-        with open(gate, "wb") as writer:  # its reply is nobody's: the next is answered rightly
+        # Each its own: whoever writes to one that is still being read is read by the one before.
+        gates = [self.fifo(f"gate{i}") for i in range(3)]
+        server = self.reply("slow", "--exec", f"read i; cat {self.directory}/gate$i")
+        self.assertRequestFails(self.req("slow", "-m", "0", "-W", "50ms"), 124, "within 50ms")
+        with open(gates[0], "wb") as writer:  # its reply is nobody's: the next is answered rightly
             writer.write(b"late")
-        second = self.tool(REQ, "slow", "-n", "-N", "-W", FAR)
-        with open(gate, "wb") as writer:
+        second = self.tool(REQ, "slow", "-m", "1", "-N", "-W", FAR)
+        with open(gates[1], "wb") as writer:
             writer.write(b"in time")
         self.assertDone(second.finish(), b"in time")
         server.stop()
-        self.assertRequestFails(self.req("slow", "-n", "-W", "50ms"), 124, "within 50ms")
+        self.assertRequestFails(self.req("slow", "-m", "2", "-W", "50ms"), 124, "within 50ms")
         server.go_on()
 
     def test_death_in_the_middle(self):
