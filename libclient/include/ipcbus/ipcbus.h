@@ -88,13 +88,14 @@ extern "C" {
 
 struct ipcbus_connect_options {
     size_t struct_size;
-    /* "unix:/path". NULL: $IPCBUS_ADDRESS; then $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there;
-     * then /run/ipcbus/bus.sock. Copied. */
+    /* "unix:/path", or "tcp:host:port" for the bus of another host. NULL: $IPCBUS_ADDRESS; then
+     * $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there; then /run/ipcbus/bus.sock. Copied. */
     const char *address;
     /* What the client calls itself in the daemon's log, at most 64 bytes. NULL: the name of the
      * program. Copied. */
     const char *name;
-    /* How long to try, ns; also when nobody listens yet. 0: once, and 5 s for the answer. */
+    /* How long to try, ns; also when nobody listens yet. 0: once, and 5 s for the answer (over TCP
+     * also 5 s for the connection). */
     int64_t timeout_ns;
     uint32_t flags; /* IPCBUS_NO_RECONNECT */
     uint32_t reserved;
