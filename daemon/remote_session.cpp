@@ -20,9 +20,9 @@ namespace {
 constexpr std::int64_t kLastWordsNs = 500'000'000;
 /// Two sockets more than a local client, and what is on its way out.
 constexpr Amounts kRemoteCost{.descriptors = 2, .ring_bytes = 192 * 1024};
-/// Its pages, and what a BellWatch's thread has: a stack with a guard.
+/// Its pages, and what an Alarm's thread has: a stack with a guard.
 constexpr std::uint64_t kOwnMappings = 3;
-constexpr std::uint64_t kWatchMappings = 2;
+constexpr std::uint64_t kAlarmMappings = 2;
 
 }  // namespace
 
@@ -248,7 +248,7 @@ sys::Result<void> RemoteSession::map_pages(const protocol::Geometry& geometry, i
                                            int doorbell, int mailbox) {
     const bool watched = !loop_.can_wait_for_futex();
     share_ = IPCBUS_TRY(
-        hub_.memory().take(kOwnMappings + (watched ? kWatchMappings : 0), "remote client"));
+        hub_.memory().take(kOwnMappings + (watched ? kAlarmMappings : 0), "remote client"));
     pages_ = IPCBUS_TRY(client::ClientPages::map(geometry, cursor, doorbell, mailbox));
     return watch_bell();
 }
@@ -256,7 +256,7 @@ sys::Result<void> RemoteSession::map_pages(const protocol::Geometry& geometry, i
 /// Somebody rings us for news, or because he has read.
 sys::Result<void> RemoteSession::watch_bell() {
     if (!loop_.can_wait_for_futex()) {
-        watch_ = IPCBUS_TRY(sys::BellWatch::create(pages_.waiter(0).bell));
+        alarm_ = IPCBUS_TRY(sys::Alarm::create());
     }
     const protocol::Waiter::Words words{&pages_.waiter(0), &pages_.asleep(0), 0};
     // relaxed: only a bound for the daemon's own looks

@@ -32,7 +32,7 @@
 #include "protocol/waiter.hpp"
 #include "quota.hpp"
 #include "remote_memory.hpp"
-#include "sys/bell_watch.hpp"
+#include "sys/alarm.hpp"
 
 #include <deque>
 #include <map>
@@ -205,7 +205,7 @@ private:
     std::int64_t sweep_ns_ = 0;
     std::int64_t timer_due_ns_ = 0;
     std::int64_t drained_by_ns_ = 0;
-    std::unique_ptr<sys::BellWatch> watch_;  ///< where io_uring cannot do it
+    std::unique_ptr<sys::Alarm> alarm_;  ///< where the loop cannot wait for the bell
 
     OperationScope scope_;
     RecvOperation recv_;

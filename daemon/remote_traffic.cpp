@@ -31,6 +31,8 @@ constexpr std::int64_t kLastSweepNs = 10'000'000'000;
 constexpr unsigned kFruitlessMax = 16;
 constexpr std::int64_t kNapNs = 4'000'000;
 constexpr unsigned kNapDoublingsMax = 4;
+/// As long as nobody rings, for ever would do.
+constexpr std::int64_t kAlarmNs = 3'600'000'000'000;
 /// A sixteenth of the stall timeout is what a writer counts in.
 constexpr std::int64_t kStallSlices = 16;
 
@@ -122,13 +124,18 @@ void RemoteSession::listen() {
     if (bell_.submitted() || bell_poll_.submitted() || fruitless_ >= kFruitlessMax) {
         return;
     }
-    if (watch_) {
-        watch_->clear();
-        bell_poll_.start(watch_->fd(), POLLIN);
+    auto& bell = pages_.waiter(0).bell;
+    if (alarm_) {
+        alarm_->call_off();  // it has signalled: so at once
+    }
+    // [S1] acquire: before every look. Pairs with ring_bell.
+    const protocol::u32 seen = bell.load(std::memory_order_acquire);
+    if (!alarm_) {
+        bell_.start(bell, seen);
+    } else if (alarm_->arm(&bell, seen, kAlarmNs).ok()) {
+        bell_poll_.start(alarm_->fd(), POLLIN);
     } else {
-        // [S1] acquire: before every look. Pairs with ring_bell.
-        const auto& bell = pages_.waiter(0).bell;
-        bell_.start(bell, bell.load(std::memory_order_acquire));
+        wake_in(kNapNs);  // no memory: by the clock, until there is
     }
 }
 

@@ -3,7 +3,7 @@
 // host. The library talks to it through a socket as it does to ipcbusd (link.hpp), gets pages and
 // rings from it, and publishes and receives in these by the same code, instruction for instruction:
 // what is remote is nobody's business but the bridge's. Made and held by a Bus; has a thread of its
-// own, which owns everything below, and another that watches its bell.
+// own, which owns everything below (and, where there is no io_uring, another: sys/alarm.hpp).
 //
 //   publisher, subscriber       the bridge's thread                            the daemon
 //        |  rings, pages  <==>  one end of each ring, and  <==>  TCP  <==>  a RemoteSession

@@ -35,6 +35,8 @@ constexpr int kReadsMax = 8;
 constexpr std::size_t kLibraryFramesMax = 1024;
 /// All rings and pages are this process's own: a look by the clock is for what is not known.
 constexpr int kLookMs = 1000;
+/// As long as nobody rings, for ever would do.
+constexpr protocol::i64 kAlarmNs = 3'600'000'000'000;
 /// The writer of an attachment's ring is the bridge, which never waits: nobody is demoted.
 constexpr protocol::i64 kNeverNs = protocol::i64{1} << 61;
 /// When the daemon is lost, who does not read keeps what has come from others' rings so long.
@@ -103,7 +105,7 @@ Result<void> BridgeWorker::make_pages() {
         ClientPages::map(geometry, app_fds_[0].get(), app_fds_[1].get(), app_fds_[2].get()));
     own_ = IPCBUS_TRY(ClientPages::map(own, own_fds_[0].get(), own_fds_[1].get(), -1));
     app_waiters_ = {&app_.asleep(0), &app_.waiter(0), geometry.waiters_max};
-    watch_ = IPCBUS_TRY(sys::BellWatch::create(own_.waiter(0).bell));
+    alarm_ = IPCBUS_TRY(sys::Alarm::create());
     waiter_ = std::make_unique<protocol::Waiter>(
         protocol::Waiter::Words{&own_.waiter(0), &own_.asleep(0), 0});
     waiter_->add(source_);
@@ -114,7 +116,9 @@ Result<void> BridgeWorker::make_pages() {
 
 void BridgeWorker::run() {
     for (;;) {
-        watch_->clear();  // and with what is looked at from here on: [S1]
+        alarm_->call_off();
+        // [S1] acquire: before every look. Pairs with ring_bell.
+        const u32 bell_seen = own_.waiter(0).bell.load(std::memory_order_acquire);
         waiter_->take_activity();
         read_library();
         read_daemon();
@@ -126,7 +130,7 @@ void BridgeWorker::run() {
         }
         look_whether_dead();
         write_library();
-        if (through() || (!again && !wait())) {
+        if (through() || (!again && !wait(bell_seen))) {
             break;
         }
     }
@@ -143,7 +147,7 @@ bool BridgeWorker::through() const {
 }
 
 /// False: it is over, whatever is left.
-bool BridgeWorker::wait() {
+bool BridgeWorker::wait(u32 bell_seen) {
     const bool idle = daemon_out_.empty();
     if (idle && !waiter_->lie_down(polled_)) {
         return true;
@@ -154,12 +158,13 @@ bool BridgeWorker::wait() {
     const bool hear = library_out_.size() < kLibraryFramesMax;
     const bool tell = !library_out_.empty() &&
                       fds_out_ + library_out_.front().fds.size() <= protocol::kFdsUnacknowledgedMax;
+    const bool armed = alarm_->arm(&own_.waiter(0).bell, bell_seen, kAlarmNs).ok();
     pollfd waits[4] = {{lost_ ? -1 : tcp_, events(hear, !idle), 0},
                        {library_gone_ ? -1 : library_, events(true, tell), 0},
-                       {watch_->fd(), POLLIN, 0},
+                       {armed ? alarm_->fd() : -1, POLLIN, 0},
                        {kick_, POLLIN, 0}};
     constexpr int kPolledMs = protocol::Waiter::kPolledSliceNs / 1'000'000;
-    const bool soon = (idle && polled_) || (lost_ && !let_go_);
+    const bool soon = (idle && polled_) || (lost_ && !let_go_) || !armed;
     const int ready = ::poll(waits, 4, soon ? kPolledMs : kLookMs);
     if (idle) {
         waiter_->get_up(ready <= 0 || (waits[2].revents != 0 && source_.active_count() == 0));

@@ -9,7 +9,7 @@
 #include "protocol/frame_reader.hpp"
 #include "protocol/stream.hpp"
 #include "protocol/waiter.hpp"
-#include "sys/bell_watch.hpp"
+#include "sys/alarm.hpp"
 
 #include <deque>
 #include <map>
@@ -66,7 +66,7 @@ private:
     };
 
     // bridge_worker.cpp
-    bool wait();
+    bool wait(u32 bell_seen);
     void read_library();
     void read_daemon();
     void write_library();
@@ -148,7 +148,7 @@ private:
     std::vector<sys::UniqueFd> app_fds_;  ///< for WELCOME
     std::vector<sys::UniqueFd> own_fds_;  ///< for PEER: cursor page and doorbell page
     protocol::PeerWaiters app_waiters_;
-    std::unique_ptr<sys::BellWatch> watch_;
+    std::unique_ptr<sys::Alarm> alarm_;  ///< of own_'s bell
     std::map<u64, u32> waiters_;   ///< of ADVERTISE requests on their way: the publisher's waiter
     std::set<u64> subscriptions_;  ///< that the library has not given up
     std::map<u64, std::unique_ptr<Leaving>> leaving_;
