@@ -108,8 +108,11 @@ void RemoteSession::bus_frame(const FrameHeader& header, std::span<const std::by
         return;
     case FrameType::subscribed:
         about(protocol::Subscribed{},
-              [&](const auto& frame) { subscriptions_.insert(frame.subscription); });
+              [&](const auto& frame) { subscriptions_.try_emplace(frame.subscription); });
         pass_on(header, fields);
+        return;
+    case FrameType::caught_up:
+        about(protocol::CaughtUp{}, [&](const auto& frame) { all_attached(frame.subscription); });
         return;
     case FrameType::ended:
         about(protocol::Ended{}, [&](const auto& frame) { end(frame.attachment, frame.reason); });
@@ -231,11 +234,25 @@ sys::Result<void> RemoteSession::attach(const protocol::Attached& frame, int rin
     auto memory = IPCBUS_TRY(hub_.memory().ring(frame.publication, ring, frame.ring_bytes));
     auto words = std::make_unique<protocol::WriterWords>(
         protocol::WriterWords{peer.publication(frame.index), &peer.doorbell[frame.waiter].bell});
-    outgoing_.emplace(frame.attachment,
-                      std::make_unique<Outgoing>(frame, std::move(memory), found->second,
-                                                 std::move(words), pages_.slot(frame.slot),
-                                                 source_));  // listed when it has credit
+    auto made = std::make_unique<Outgoing>(frame, std::move(memory), found->second,
+                                           std::move(words), pages_.slot(frame.slot), source_);
+    Beginning& beginning = subscriptions_.at(frame.subscription);
+    made->awaited = !beginning.all_attached && !made->sender.caught_up();
+    beginning.awaited += made->awaited ? 1 : 0;
+    outgoing_.emplace(frame.attachment, std::move(made));  // listed when it has credit
     return {};
+}
+
+/// CAUGHT_UP: for the remote it is behind the messages themselves.
+void RemoteSession::all_attached(u64 subscription) {
+    const auto found = subscriptions_.find(subscription);
+    if (found == subscriptions_.end()) {
+        return;
+    }
+    found->second.all_attached = true;
+    if (found->second.awaited == 0) {
+        say(protocol::CaughtUp{subscription});
+    }
 }
 
 /// ENDED goes out behind the last message.

@@ -89,6 +89,13 @@ void RemoteSession::remote_frame(const FrameHeader& header, std::span<const std:
         }
         return;
     }
+    case FrameType::subscribe_from: {
+        protocol::SubscribeFrom frame;
+        if (decoded(header, fields, frame)) {
+            tell_bus(frame, header.request);
+        }
+        return;
+    }
     case FrameType::unsubscribe: {
         protocol::Unsubscribe frame;
         if (decoded(header, fields, frame)) {
@@ -247,6 +254,7 @@ void RemoteSession::detached(u64 id) {
         return;
     }
     unlist(*found->second);
+    caught_up(*found->second);
     found->second->clear_slot();
     outgoing_.erase(found);
     tell_bus(protocol::Detached{id}, 0);

@@ -73,6 +73,11 @@ private:
     /// A publication of the remote's, and an attachment: remote_streams.hpp.
     struct Incoming;
     struct Outgoing;
+    /// Of a subscription: CAUGHT_UP goes out behind what stood in its rings.
+    struct Beginning {
+        std::size_t awaited = 0;  ///< of outgoing_, those that have not come so far
+        bool all_attached = false;
+    };
 
     // remote_session.cpp
     void received(std::span<const std::byte> bytes);
@@ -123,6 +128,7 @@ private:
     void peer(const protocol::Peer& frame);
     void members(const protocol::Members& frame);
     void end(protocol::u64 attachment, protocol::u8 reason);
+    void all_attached(protocol::u64 subscription);
     void detached(protocol::u64 attachment);
     [[nodiscard]] sys::UniqueFd take_fd();
     template <class Frame>
@@ -145,6 +151,7 @@ private:
     void unlist(Outgoing& outgoing);
     bool fill(std::vector<std::byte>& out);
     void drained(Outgoing& outgoing, std::vector<std::byte>& out, protocol::EndReason reason);
+    void caught_up(Outgoing& outgoing);
     void send_some();
     bool lie_down();
     void get_up(bool swept);
@@ -187,7 +194,7 @@ private:
     std::map<protocol::u64, RemoteMemory::SharedPeer> peers_;
     /// Those that have not been given up: an ATTACHED of another has crossed with that, and its
     /// slot is no longer ours.
-    std::set<protocol::u64> subscriptions_;
+    std::map<protocol::u64, Beginning> subscriptions_;
     std::map<protocol::u64, std::unique_ptr<Incoming>> incoming_;
     std::map<protocol::u64, std::unique_ptr<Outgoing>> outgoing_;
     /// Attachments that could not be made here, and their subscriptions: until the remote has heard

@@ -33,9 +33,10 @@ struct RemoteSession::Outgoing final : protocol::Attachment {
     protocol::u64 id;
     protocol::u64 subscription;
     protocol::StreamSender sender;
-    bool listed = false;  ///< in source_, because it may send
-    bool ended = false;   ///< the publisher has gone: ENDED is due when all has been sent
-    bool done = false;    ///< nothing more will be sent
+    bool listed = false;   ///< in source_, because it may send
+    bool ended = false;    ///< the publisher has gone: ENDED is due when all has been sent
+    bool done = false;     ///< nothing more will be sent
+    bool awaited = false;  ///< by CAUGHT_UP
 };
 
 }  // namespace ipcbus::daemon

@@ -292,6 +292,19 @@ void RemoteSession::drained(Outgoing& outgoing, std::vector<std::byte>& out,
     frame.attachment = outgoing.id;
     frame.reason = static_cast<protocol::u8>(reason);
     protocol::encode(out, frame, 0);
+    caught_up(outgoing);
+}
+
+/// What its ring held when it was attached has been sent, or will not be.
+void RemoteSession::caught_up(Outgoing& outgoing) {
+    if (!std::exchange(outgoing.awaited, false)) {
+        return;
+    }
+    const auto found = subscriptions_.find(outgoing.subscription);
+    if (found != subscriptions_.end() && --found->second.awaited == 0 &&
+        found->second.all_attached) {
+        say(protocol::CaughtUp{outgoing.subscription});
+    }
 }
 
 /// Messages, up to a chunk, of each ring in turn. True: look again soon, a writer was faster.
@@ -300,7 +313,8 @@ bool RemoteSession::fill(std::vector<std::byte>& out) {
     std::size_t idle = 0;
     while (out.size() < kChunkBytes && idle < source_.active_count()) {
         auto& outgoing = static_cast<Outgoing&>(*source_.turn());
-        switch (outgoing.sender.fill(out)) {
+        const StreamSender::State state = outgoing.sender.fill(out);
+        switch (state) {
         case StreamSender::State::more:
             source_.took(64);  // the next ring's turn
             fruitful();
@@ -318,6 +332,12 @@ bool RemoteSession::fill(std::vector<std::byte>& out) {
         case StreamSender::State::no_credit:
             unlist(outgoing);
             break;
+        case StreamSender::State::passing:
+            again = true;
+            source_.skipped(outgoing);
+            fruitful();
+            idle++;
+            break;
         case StreamSender::State::again:
             again = true;
             source_.fruitless(outgoing);
@@ -334,6 +354,9 @@ bool RemoteSession::fill(std::vector<std::byte>& out) {
             }
             drained(outgoing, out, protocol::EndReason::detached);
             break;
+        }
+        if (outgoing.done || state == StreamSender::State::empty || outgoing.sender.caught_up()) {
+            caught_up(outgoing);
         }
     }
     return again;

@@ -34,9 +34,10 @@ bool good_ring(u64 ring_bytes, u32 record_bytes_max) {
            record_bytes_max <= protocol::record_bytes_max(ring_bytes);
 }
 
-/// No larger than its original, which it can always be as large as.
-u64 ring_bytes_for(const protocol::Attached& told) {
-    u64 bytes = std::min(told.ring_bytes, kRingBytes);
+/// No larger than its original, which it can always be as large as. With `history` it is: for what
+/// is in that is to be here before anybody reads it.
+u64 ring_bytes_for(const protocol::Attached& told, bool history) {
+    u64 bytes = history ? told.ring_bytes : std::min(told.ring_bytes, kRingBytes);
     while (protocol::record_bytes_max(bytes) < told.record_bytes_max) {
         bytes *= 2;
     }
@@ -145,6 +146,9 @@ void BridgeWorker::library_frame(const FrameHeader& header, std::span<const std:
     }
     case FrameType::subscribe:
         break;
+    case FrameType::subscribe_from:
+        history_asked_.insert(header.request);
+        break;
     case FrameType::mapped:
     case FrameType::taken:
     case FrameType::complain:
@@ -176,6 +180,7 @@ void BridgeWorker::unadvertise(u64 request, u64 publication) {
 
 void BridgeWorker::forget_subscription(u64 subscription) {
     subscriptions_.erase(subscription);
+    beginning_.erase(subscription);
     for (auto next = arriving_.begin(); next != arriving_.end();) {
         const auto& [id, arriving] = *next++;
         if (arriving->subscription == subscription) {
@@ -262,7 +267,17 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
     case FrameType::subscribed:
         about(protocol::Subscribed{}, [&](const auto& frame) {
             subscriptions_.insert(frame.subscription);
+            if (history_asked_.erase(header.request) != 0) {
+                beginning_.insert(frame.subscription);
+            }
             to_library(frame, header.request);
+        });
+        break;
+    case FrameType::caught_up:
+        about(protocol::CaughtUp{}, [&](const auto& frame) {
+            if (beginning_.erase(frame.subscription) != 0) {
+                to_library(frame, 0);
+            }
         });
         break;
     default:
@@ -279,6 +294,7 @@ template <class Frame>
 void BridgeWorker::answered(u64 request, const Frame& frame) {
     if (request < kOwnRequest) {
         waiters_.erase(request);
+        history_asked_.erase(request);
         to_library(frame, request);
         return;
     }
@@ -363,7 +379,7 @@ bool BridgeWorker::attached(const protocol::Attached& told) {
         slots_.contains(told.slot) || !good_ring(told.ring_bytes, told.record_bytes_max)) {
         return false;
     }
-    const u64 bytes = ring_bytes_for(told);
+    const u64 bytes = ring_bytes_for(told, beginning_.contains(told.subscription));
     Result<MadeRing> made =
         bytes > rings_bytes_max() - std::min(rings_bytes_, rings_bytes_max())
             ? Result<MadeRing>(sys::fail(ENOMEM, "too many rings"))

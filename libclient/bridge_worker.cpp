@@ -208,6 +208,9 @@ void BridgeWorker::read_daemon() {
         if (status == FrameReader::Status::malformed) {
             daemon_lost(EPROTO, std::string("the daemon sent a ") + daemon_frames_.why());
         }
+        if (!beginning_.empty()) {
+            announce();  // whoever waits for history waits as long as it comes
+        }
     }
 }
 
@@ -445,6 +448,7 @@ bool BridgeWorker::fill() {
         case StreamSender::State::no_credit:
             unlist(leaving);
             break;
+        case StreamSender::State::passing:  // nobody publishes with history
         case StreamSender::State::again:
             source_.fruitless(leaving);
             again = true;

@@ -151,6 +151,8 @@ private:
     std::unique_ptr<sys::Alarm> alarm_;  ///< of own_'s bell
     std::map<u64, u32> waiters_;   ///< of ADVERTISE requests on their way: the publisher's waiter
     std::set<u64> subscriptions_;  ///< that the library has not given up
+    std::set<u64> history_asked_;  ///< SUBSCRIBE_FROM requests on their way
+    std::set<u64> beginning_;      ///< subscriptions that CAUGHT_UP is awaited for
     std::map<u64, std::unique_ptr<Leaving>> leaving_;
     std::map<u64, std::unique_ptr<Arriving>> arriving_;
     std::set<u32> slots_;  ///< those of arriving_

@@ -13,6 +13,8 @@ namespace ipcbus::protocol {
 namespace {
 
 constexpr u32 kResyncsInVainMax = 100;
+/// Of what is older than is wanted, before others have their turn.
+constexpr u64 kPassedAtOnce = 1024;
 constexpr u64 kEndWord = record_word(0, 0, kRecordClosed);
 /// Sums of bytes stay below it, and so can be added to.
 constexpr u64 kStreamBytesMax = u64{1} << 62;
@@ -65,12 +67,26 @@ private:
 
 // ----------------------------------------------------------------------------------- sending
 
+StreamSender::StreamSender(u64 stream, Attachment& attachment, bool latest)
+    : stream_(stream), attachment_(attachment), latest_(latest) {
+    const RingReader& reader = attachment.reader();
+    // acquire: as [R8]. A place to compare with, and no further than a ring reaches.
+    const u64 newest_untrusted = reader.ring().header->newest.load(std::memory_order_acquire);
+    const u64 ahead = newest_untrusted - reader.position();
+    caught_up_at_ = reader.position() + (ahead < reader.ring().capacity ? ahead + 1 : 0);
+}
+
 StreamSender::State StreamSender::fill(std::vector<std::byte>& out) {
     if (ended_) {
         return State::closed;
     }
     if (done_ != 0) {
         return go_on(out);
+    }
+    if (behind_) {
+        if (const State state = begin(); state != State::more) {
+            return state;
+        }
     }
     if (latest_) {
         u64 passed = 0;
@@ -96,6 +112,27 @@ StreamSender::State StreamSender::fill(std::vector<std::byte>& out) {
     return State::corrupt;
 }
 
+/// [R9] Where there is history, the reader was told to begin before what is wanted of it.
+StreamSender::State StreamSender::begin() {
+    u64 lost = 0;
+    switch (attachment_.reader().pass_to_expected(kPassedAtOnce, lost)) {
+    case RingReader::Resync::done:
+        behind_ = false;
+        in_vain_ = 0;
+        attachment_.count_lost(lost);
+        attachment_.moved();
+        return State::more;
+    case RingReader::Resync::on_the_way:
+        attachment_.moved();
+        return State::passing;
+    case RingReader::Resync::again:
+        return ++in_vain_ < kResyncsInVainMax ? State::again : State::corrupt;
+    case RingReader::Resync::corrupt:
+        break;
+    }
+    return State::corrupt;
+}
+
 /// The reader goes to what is still there; the next record tells what is not.
 StreamSender::State StreamSender::skip_lost() {
     if (done_ != 0) {
@@ -111,7 +148,7 @@ StreamSender::State StreamSender::skip_lost() {
         return State::again;
     case RingReader::Resync::again:
         return ++in_vain_ < kResyncsInVainMax ? State::again : State::corrupt;
-    case RingReader::Resync::on_the_way:  // only of those who begin with history
+    case RingReader::Resync::on_the_way:  // only of begin()
     case RingReader::Resync::corrupt:
         break;
     }

@@ -39,14 +39,14 @@ public:
         more,       ///< a frame is there; perhaps another can be made
         empty,      ///< nothing to send now; the cursor is stored
         no_credit,  ///< there may be something to send, and it may not be sent
+        passing,    ///< what is older than is wanted has been passed over; there is more of it
         again,      ///< the writer was faster; look again soon
         closed,     ///< all of the ring has been sent, its end included
         corrupt,    ///< the publisher breaks the protocol
     };
 
     /// `latest`: goes to the newest message before each frame.
-    StreamSender(u64 stream, Attachment& attachment, bool latest)
-        : stream_(stream), attachment_(attachment), latest_(latest) {}
+    StreamSender(u64 stream, Attachment& attachment, bool latest);
 
     [[nodiscard]] Attachment& attachment() { return attachment_; }
     /// What CREDIT says; never less than before.
@@ -54,6 +54,10 @@ public:
     [[nodiscard]] bool has_credit() const { return room() != 0; }
     /// The end of the ring has been sent.
     [[nodiscard]] bool ended() const { return ended_; }
+    /// All that stood in the ring when this was made has been sent, or is gone.
+    [[nodiscard]] bool caught_up() const {
+        return distance(attachment_.reader().position(), caught_up_at_) >= 0;
+    }
 
     /// Appends a DATA frame to `out`, if there is something to send and credit for it.
     State fill(std::vector<std::byte>& out);
@@ -63,6 +67,7 @@ private:
     [[nodiscard]] u64 room() const {
         return credit_ <= sent_ ? 0 : (credit_ - sent_) & ~(kRecordAlignment - 1);
     }
+    State begin();
     State skip_lost();
     State send_end(std::vector<std::byte>& out);
     State go_on(std::vector<std::byte>& out);
@@ -71,12 +76,14 @@ private:
     u64 stream_;
     Attachment& attachment_;
     bool latest_;
+    bool behind_ = true;  ///< perhaps before what is wanted of the ring
     bool ended_ = false;
     u64 credit_ = 0;
     u64 sent_ = 0;
     Record record_;    ///< the one that is being sent
     u64 done_ = 0;     ///< bytes of it that have been; 0: none is
     u32 in_vain_ = 0;  ///< resyncs in a row
+    u64 caught_up_at_;
 };
 
 class StreamReceiver {

@@ -20,6 +20,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cstring>
 #include <fstream>
 #include <thread>
 
@@ -274,7 +275,7 @@ TEST_CASE("a client that does not read lives, however long its host says that it
     }
 }
 
-TEST_CASE("an unknown subscription is nobody's to end; what is not carried is refused by name") {
+TEST_CASE("an unknown subscription is nobody's to end") {
     const DaemonFixture daemon;
     RemoteClient client(daemon.tcp_address());
     const auto refused = client.ask(protocol::Unsubscribe{1});
@@ -293,21 +294,50 @@ TEST_CASE("an unknown subscription is nobody's to end; what is not carried is re
     CHECK(answer.header.type == protocol::FrameType::error);
     CHECK(client.ask(protocol::Unsubscribe{id}).header.type == protocol::FrameType::done);
     CHECK(client.ask(protocol::Unsubscribe{id}).header.type == protocol::FrameType::error);
+}
 
-    // Whoever asks goes on, with or without the library.
-    const Incoming raw = client.ask(protocol::SubscribeFrom{"a", 0, 1});
-    const auto error = decoded<protocol::ErrorFrame>(raw);
-    CHECK(error.code == EPROTONOSUPPORT);
-    CHECK(error.text.find("SUBSCRIBE_FROM") != std::string::npos);
-    CHECK(client.ask(protocol::Subscribe{"a", 0}).header.type == protocol::FrameType::subscribed);
-    const Bus there = connect(daemon.tcp_address());
-    ipcbus_subscriber_options options = IPCBUS_INIT(options);
-    options.history = 5;
-    ipcbus_subscriber* subscriber = nullptr;
-    CHECK(ipcbus_subscribe(there.get(), "a", &options, &subscriber) == -EPROTONOSUPPORT);
-    CHECK(std::string(ipcbus_last_error()).find("SUBSCRIBE_FROM") != std::string::npos);
-    CHECK(subscribe(there, "a") != nullptr);
-    CHECK(ipcbus_reconnects(there.get()) == 0);
+TEST_CASE("CAUGHT_UP comes behind what was published, for which there must be credit") {
+    const DaemonFixture daemon;
+    const Bus here = connect(local_address(daemon));
+    const Publisher publisher = advertise(here, "a/1");
+    const Publisher other = advertise(here, "a/2");
+    for (int i = 0; i < 5000; i++) {  // the mark stands before what is wanted
+        publish(publisher, std::to_string(i));
+    }
+    publish(other, "other");
+    RemoteClient reader(daemon.tcp_address());
+    const Incoming answer = reader.ask(protocol::SubscribeFrom{"a/+", 0, 3});
+    CHECK(decoded<protocol::Subscribed>(answer).attachments == 2);
+    auto one = reader.expect<protocol::Attached>();
+    auto two = reader.expect<protocol::Attached>();
+    if (one.topic != "a/1") {
+        std::swap(one, two);
+    }
+    CHECK(one.start_sequence == 4998);
+    CHECK(two.start_sequence == 1);
+    // Neither one that is let go of nor one that may send is all.
+    reader.send(protocol::Detached{two.attachment}, 0);
+    CHECK(reader.ask(protocol::Unsubscribe{1}).header.type == protocol::FrameType::error);
+    reader.send(protocol::Credit{one.attachment, u64{1} << 20}, 0);
+    const Incoming messages = reader.next();
+    REQUIRE(messages.header.type == protocol::FrameType::data);
+    protocol::DataHead head;
+    std::span<const std::byte> bytes;
+    REQUIRE(protocol::decode_data(messages.fields, head, bytes));
+    CHECK(head.stream == one.attachment);
+    REQUIRE(bytes.size() == 3 * 32);
+    u64 sequence = 0;
+    std::memcpy(&sequence, bytes.data() + 8, sizeof sequence);
+    CHECK(sequence == 4998);
+    CHECK(std::memcmp(bytes.data() + 2 * 32 + 16, "4999", 4) == 0);
+    const Incoming last = reader.next();
+    REQUIRE(last.header.type == protocol::FrameType::caught_up);
+    CHECK(decoded<protocol::CaughtUp>(last).subscription ==
+          decoded<protocol::Subscribed>(answer).subscription);
+    // Where there is nothing, at once.
+    CHECK(reader.ask(protocol::SubscribeFrom{"none", 0, 3}).header.type ==
+          protocol::FrameType::subscribed);
+    CHECK(reader.next().header.type == protocol::FrameType::caught_up);
 }
 
 TEST_CASE("a stop ends who has not been greeted at once, whoever else is waited for") {

@@ -245,7 +245,7 @@ struct ipcbus_subscriber_options {
  * is there to be received (but for publications that the daemon has no room to attach just now:
  * these, and their history, come later). The caller owns *ret_subscriber. Errors: -EINVAL,
  * -EDQUOT, -EMFILE, -EACCES, -ESHUTDOWN; with `history`, -EPROTONOSUPPORT (the daemon is older
- * than that) and -ETIMEDOUT (it has not told in 10 s of all there is).
+ * than that) and -ETIMEDOUT (not all there is has come, and for 10 s nothing).
  */
 IPCBUS_EXPORT int ipcbus_subscribe(ipcbus_bus *bus, const char *filter,
                                    const struct ipcbus_subscriber_options *options,
