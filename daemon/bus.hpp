@@ -31,6 +31,11 @@
 
 namespace ipcbus::daemon {
 
+/// Random: a secret, or a name that nobody else has.
+[[nodiscard]] sys::Result<protocol::Id128> random_id();
+/// Takes the same time wherever they differ: a token is a secret.
+[[nodiscard]] bool equal(const protocol::Id128& a, const protocol::Id128& b);
+
 class Bus {
 public:
     [[nodiscard]] static sys::Result<std::unique_ptr<Bus>> create(EventLoop& loop,

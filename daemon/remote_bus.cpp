@@ -151,7 +151,14 @@ void RemoteSession::welcomed(const FrameHeader& header, protocol::Welcome frame)
     }
     stall_ns_ = static_cast<protocol::i64>(frame.stall_timeout_ns);
     tell_bus(protocol::Mapped{}, 0);
-    frame.token = {};  // there is no RESUME on TCP
+    // There is no RESUME on TCP: this is for REPLACES, and not what the bus knows the client by.
+    auto token = random_id();
+    if (!token.ok()) {
+        fail(header.request, token.error().code, token.error().what);
+        return;
+    }
+    frame.token = token.value();
+    self_ = {frame.client, frame.token};
     state_ = State::active;
     greeted_ = true;
     hub_.greeted(*this);
@@ -162,9 +169,9 @@ void RemoteSession::welcomed(const FrameHeader& header, protocol::Welcome frame)
 
 void RemoteSession::advertised(const FrameHeader& header, const protocol::Advertised& frame) {
     const sys::UniqueFd fd = take_fd();
-    auto share = hub_.memory().take(kIncomingMappings, "remote publication");
-    auto charge = hub_.bus().charge(RemoteHub::uid_of(identity_), kIncomingCost,
-                                    "window of a remote publication");
+    const uid_t uid = RemoteHub::uid_of(identity_);
+    auto share = hub_.memory().take(uid, kIncomingMappings, "remote publication");
+    auto charge = hub_.bus().charge(uid, kIncomingCost, "window of a remote publication");
     auto memory = share.ok() ? sys::map_ring(fd.get(), protocol::kRingDataOffset, frame.ring_bytes,
                                              sys::Access::read_write)
                              : sys::Result<sys::RingMapping>(share.error());
@@ -196,8 +203,8 @@ void RemoteSession::peer(const protocol::Peer& frame) {
         (frame.pages & protocol::kPeerCursor) != 0 ? take_fd() : sys::UniqueFd();
     sys::UniqueFd doorbell =
         (frame.pages & protocol::kPeerDoorbell) != 0 ? take_fd() : sys::UniqueFd();
-    auto mapped =
-        hub_.memory().peer(frame.client, frame.geometry, cursor.get(), std::move(doorbell));
+    auto mapped = hub_.memory().peer(RemoteHub::uid_of(identity_), frame.client, frame.geometry,
+                                     cursor.get(), std::move(doorbell));
     if (mapped.ok()) {
         peers_.insert_or_assign(frame.client, std::move(mapped).value());
     } else {
@@ -231,7 +238,8 @@ sys::Result<void> RemoteSession::attach(const protocol::Attached& frame, int rin
         return sys::fail(ENOMEM, "its publisher's pages could not be mapped");
     }
     RemoteMemory::Peer& peer = *found->second;
-    auto memory = IPCBUS_TRY(hub_.memory().ring(frame.publication, ring, frame.ring_bytes));
+    auto memory = IPCBUS_TRY(hub_.memory().ring(RemoteHub::uid_of(identity_), frame.publication,
+                                                ring, frame.ring_bytes));
     auto words = std::make_unique<protocol::WriterWords>(
         protocol::WriterWords{peer.publication(frame.index), &peer.doorbell[frame.waiter].bell});
     auto made = std::make_unique<Outgoing>(frame, std::move(memory), found->second,
@@ -292,11 +300,12 @@ void RemoteSession::members(const protocol::Members& frame) {
     for (const protocol::Member& member : frame.attach) {
         const auto peer = peers_.find(member.peer);
         if (peer == peers_.end() || !peer->second->has_cursor() || !peer->second->has_doorbell()) {
-            // It can be neither heard nor rung: the bus takes it from here.
-            tell_bus(protocol::Complain{frame.publication, member.attachment,
-                                        static_cast<protocol::u8>(protocol::Complaint::bad_cursor)},
-                     0);
-            continue;
+            // It can be neither heard nor rung, and it is not to pay for that.
+            fail(0, ENOSPC,
+                 fmt::format(
+                     "the pages of a reader of its publication could not be mapped; raise {}",
+                     key::kTcpMappings));
+            return;
         }
         if (!readers.knows(*peer->second)) {
             incoming.peers.push_back(peer->second);

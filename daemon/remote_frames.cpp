@@ -118,9 +118,9 @@ void RemoteSession::remote_frame(const FrameHeader& header, std::span<const std:
 
 /// What is about memory has no business here; what newer clients ask for is refused by its name.
 void RemoteSession::other_frame(const FrameHeader& header) {
-    constexpr FrameType kNotHere[] = {FrameType::hello,    FrameType::resume, FrameType::login,
-                                      FrameType::mapped,   FrameType::taken,  FrameType::received,
-                                      FrameType::complain, FrameType::readers};
+    constexpr FrameType kNotHere[] = {FrameType::hello,    FrameType::resume,  FrameType::login,
+                                      FrameType::mapped,   FrameType::taken,   FrameType::received,
+                                      FrameType::complain, FrameType::readers, FrameType::replaces};
     const bool from_daemon = header.type >= FrameType::welcome && header.type < FrameType::login;
     if (from_daemon || header.request == 0 ||
         std::find(std::begin(kNotHere), std::end(kNotHere), header.type) != std::end(kNotHere)) {
@@ -164,11 +164,16 @@ void RemoteSession::greeting(const FrameHeader& header, std::span<const std::byt
         login(header, fields);
         return;
     }
+    if (state_ == State::awaiting_hello && header.type == FrameType::replaces) {
+        (void)decoded(header, fields, earlier_);
+        return;
+    }
     if (state_ != State::awaiting_hello || header.type != FrameType::hello || header.request == 0) {
         fail(header.request, EPROTO,
-             fmt::format("{}: the first frame must be LOGIN or HELLO, and what follows waits for "
-                         "WELCOME",
-                         protocol::frame_name(header.type)));
+             fmt::format(
+                 "{}: the first frame must be LOGIN, REPLACES or HELLO, and what follows waits for "
+                 "WELCOME",
+                 protocol::frame_name(header.type)));
         return;
     }
     protocol::Hello hello;
@@ -183,6 +188,9 @@ void RemoteSession::greeting(const FrameHeader& header, std::span<const std::byt
     if (hub_.bus().stopping()) {
         fail(header.request, ESHUTDOWN, "the bus is stopping: nothing new is begun");
         return;
+    }
+    if (earlier_.client != 0) {
+        hub_.replace(earlier_);
     }
     auto joined = hub_.room_for_one();
     if (joined.ok()) {

@@ -122,9 +122,27 @@ void RemoteHub::accepted(sys::UniqueFd fd) {
     strangers_.push_back(&session);
     session.start(host, std::move(charge).value());
     if (strangers_.size() > kStrangersMax) {
-        strangers_.front()->give_way();
+        who_gives_way().give_way();
     }
     watch();
+}
+
+/// The oldest of whoever has the most.
+RemoteSession& RemoteHub::who_gives_way() const {
+    std::unordered_map<std::string_view, std::size_t> counts;
+    std::size_t most = 0;
+    for (const RemoteSession* stranger : strangers_) {
+        most = std::max(most, ++counts[stranger->identity()]);
+    }
+    return **std::find_if(strangers_.begin(), strangers_.end(), [&](const RemoteSession* stranger) {
+        return counts[stranger->identity()] == most;
+    });
+}
+
+void RemoteHub::replace(const protocol::Replaces& earlier) {
+    // Not to the end: it may be gone at once.
+    (void)std::any_of(sessions_.begin(), sessions_.end(),
+                      [&](const auto& entry) { return entry.first->end_if_replaced(earlier); });
 }
 
 sys::Result<void> RemoteHub::room_for_one() const {

@@ -3,8 +3,8 @@
 // have. Owned by the broker, the daemon's one thread.
 //
 // Who connects is charged to its host from the first moment, as a local one is to its user. Until
-// it has been greeted, anybody may have connected: of those there are a few at most, of whom the
-// oldest goes when one more comes, and they take no place of tcp.clients.
+// it has been greeted, anybody may have connected: of those there are a few at most, and when one
+// more comes the oldest goes of the host that has the most; they take no place of tcp.clients.
 //
 // A remote client's identity is the name of its token, or else the address of its host. From it
 // follows a uid, from kRemoteUidFirst on, where no user of this host is: that is whose limits it is
@@ -49,6 +49,8 @@ public:
     [[nodiscard]] RemoteMemory& memory() { return memory_; }
     /// EDQUOT: all of tcp.clients are there.
     [[nodiscard]] sys::Result<void> room_for_one() const;
+    /// Ends the session that its client says is over.
+    void replace(const protocol::Replaces& earlier);
     /// It has been greeted, or is ending.
     void greeted(RemoteSession& session);
     void no_stranger(RemoteSession& session) { strangers_.remove(&session); }
@@ -64,6 +66,7 @@ private:
     void accept_failed(Socket& socket, int error);
     void watch();
     void look_who_is_dead();
+    [[nodiscard]] RemoteSession& who_gives_way() const;
 
     EventLoop& loop_;
     Bus& bus_;

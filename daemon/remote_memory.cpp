@@ -15,6 +15,11 @@ namespace {
 
 constexpr std::uint64_t kRingMappings = 2;
 constexpr std::uint64_t kPeerMappings = 2;
+/// Of all mappings: what one uid may have, and what is kept for who reads remote publications.
+constexpr std::uint64_t kUidPart = 2;
+constexpr std::uint64_t kReadersPart = 4;
+/// Instead of a uid: of no remote client, but of who reads one's publication.
+constexpr auto kReader = static_cast<uid_t>(-1);
 /// Two pages of its writer's doorbell: written without a look whether they are there.
 constexpr Amounts kRingCost{.ring_bytes = 2 * protocol::kPageBytes};
 constexpr Amounts kPeerCost{.descriptors = 1};
@@ -36,15 +41,41 @@ protocol::DoorbellPublication* RemoteMemory::Peer::publication(u32 index) const 
         doorbell_page.data() + protocol::sleepers_offset(geometry, index));
 }
 
-Result<RemoteMemory::Share> RemoteMemory::take(std::uint64_t count, std::string_view what) {
-    if (count > mappings_max_ || mappings_ > mappings_max_ - count) {
+Result<RemoteMemory::Share> RemoteMemory::take(uid_t uid, std::uint64_t count,
+                                               std::string_view what) {
+    const std::uint64_t all = mappings_max_ - mappings_max_ / kReadersPart;
+    const std::uint64_t own_max = mappings_max_ / kUidPart;
+    const auto found = by_uid_.find(uid);
+    const std::uint64_t own = found == by_uid_.end() ? 0 : found->second;
+    if (uid != kReader && own + count > own_max) {
         return sys::fail(
-            ENOSPC, fmt::format("{}: {} mappings more than the {} that remote clients have; raise "
-                                "{} (now {}), and vm.max_map_count with it",
-                                what, count, mappings_, key::kTcpMappings, mappings_max_));
+            ENOSPC, fmt::format("{}: {} mappings more than the {} that one identity of remote "
+                                "clients may have, half of {}; raise that, and vm.max_map_count",
+                                what, own + count - own_max, own_max, key::kTcpMappings));
+    }
+    const std::uint64_t most = uid == kReader ? mappings_max_ : all;
+    if (mappings_ + count > most) {
+        return sys::fail(
+            ENOSPC,
+            fmt::format("{}: {} mappings more than the {} that remote clients have; raise "
+                        "{} (now {}), and vm.max_map_count with it",
+                        what, mappings_ + count - most, most, key::kTcpMappings, mappings_max_));
     }
     mappings_ += count;
-    return Share(*this, count);
+    if (uid != kReader) {
+        by_uid_[uid] += count;
+    }
+    return Share(*this, uid, count);
+}
+
+void RemoteMemory::give_back(uid_t uid, std::uint64_t count) {
+    mappings_ -= count;
+    if (const auto found = by_uid_.find(uid); found != by_uid_.end()) {
+        found->second -= count;
+        if (found->second == 0) {
+            by_uid_.erase(found);
+        }
+    }
 }
 
 Result<Charge> RemoteMemory::charge(const Amounts& amounts, std::string_view what) {
@@ -56,7 +87,7 @@ Result<Charge> RemoteMemory::charge(const Amounts& amounts, std::string_view wha
     return charge;
 }
 
-Result<RemoteMemory::SharedRing> RemoteMemory::ring(Id publication, int fd,
+Result<RemoteMemory::SharedRing> RemoteMemory::ring(uid_t uid, Id publication, int fd,
                                                     std::uint64_t ring_bytes) {
     if (const auto found = rings_.find(publication); found != rings_.end()) {
         SharedRing shared = found->second.lock();
@@ -64,7 +95,7 @@ Result<RemoteMemory::SharedRing> RemoteMemory::ring(Id publication, int fd,
         return shared;
     }
     Ring made;
-    made.share = IPCBUS_TRY(take(kRingMappings, "a ring that a remote client reads"));
+    made.share = IPCBUS_TRY(take(uid, kRingMappings, "a ring that a remote client reads"));
     made.charge = IPCBUS_TRY(charge(kRingCost, "a ring that a remote client reads"));
     made.mapped = IPCBUS_TRY(
         sys::map_ring(fd, protocol::kRingDataOffset, ring_bytes, sys::Access::read_only));
@@ -76,13 +107,15 @@ Result<RemoteMemory::SharedRing> RemoteMemory::ring(Id publication, int fd,
     return shared;
 }
 
-Result<RemoteMemory::SharedPeer> RemoteMemory::peer(Id client, const protocol::Geometry& geometry,
-                                                    int cursor, sys::UniqueFd doorbell) {
+Result<RemoteMemory::SharedPeer> RemoteMemory::peer(uid_t uid, Id client,
+                                                    const protocol::Geometry& geometry, int cursor,
+                                                    sys::UniqueFd doorbell) {
     const auto found = peers_.find(client);
     SharedPeer shared = found != peers_.end() ? found->second.lock() : nullptr;
     if (!shared) {
         Peer made;
-        made.share = IPCBUS_TRY(take(kPeerMappings, "a client that remote ones are attached to"));
+        made.share = IPCBUS_TRY(take(cursor >= 0 ? kReader : uid, kPeerMappings,
+                                     "a client that remote ones are attached to"));
         made.charge = IPCBUS_TRY(charge(kPeerCost, "a client that remote ones are attached to"));
         made.geometry = geometry;
         made.waiters_max = geometry.waiters_max;

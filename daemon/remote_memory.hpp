@@ -28,9 +28,12 @@ public:
     public:
         Share() = default;
         Share(Share&& other) noexcept
-            : memory_(std::exchange(other.memory_, nullptr)), count_(other.count_) {}
+            : memory_(std::exchange(other.memory_, nullptr)),
+              uid_(other.uid_),
+              count_(other.count_) {}
         Share& operator=(Share&& other) noexcept {
             std::swap(memory_, other.memory_);
+            std::swap(uid_, other.uid_);
             std::swap(count_, other.count_);
             return *this;
         }
@@ -38,14 +41,16 @@ public:
         Share& operator=(const Share&) = delete;
         ~Share() {
             if (memory_ != nullptr) {
-                memory_->mappings_ -= count_;
+                memory_->give_back(uid_, count_);
             }
         }
 
     private:
         friend class RemoteMemory;
-        Share(RemoteMemory& memory, std::uint64_t count) : memory_(&memory), count_(count) {}
+        Share(RemoteMemory& memory, uid_t uid, std::uint64_t count)
+            : memory_(&memory), uid_(uid), count_(count) {}
         RemoteMemory* memory_ = nullptr;
+        uid_t uid_ = 0;
         std::uint64_t count_ = 0;
     };
 
@@ -78,24 +83,30 @@ public:
     /// Holds for what comes.
     void set_limit(std::uint64_t mappings_max) { mappings_max_ = mappings_max; }
 
-    /// ENOSPC: beyond tcp.mappings. `what` begins the text.
-    [[nodiscard]] sys::Result<Share> take(std::uint64_t count, std::string_view what);
-    /// That publication's ring; what `fd` is of.
-    [[nodiscard]] sys::Result<SharedRing> ring(Id publication, int fd, std::uint64_t ring_bytes);
+    /// ENOSPC: beyond the share of tcp.mappings that one uid has, or all. `what` begins the text.
+    [[nodiscard]] sys::Result<Share> take(uid_t uid, std::uint64_t count, std::string_view what);
+    /// That publication's ring; what `fd` is of. What is shared counts as whose it was first.
+    [[nodiscard]] sys::Result<SharedRing> ring(uid_t uid, Id publication, int fd,
+                                               std::uint64_t ring_bytes);
     /// That client's pages; maps those that `cursor` and `doorbell` are of and that are not mapped.
-    [[nodiscard]] sys::Result<SharedPeer> peer(Id client, const protocol::Geometry& geometry,
-                                               int cursor, sys::UniqueFd doorbell);
+    /// With `cursor` it is a reader, for whom a part of tcp.mappings is kept: he has not asked for
+    /// a remote publisher.
+    [[nodiscard]] sys::Result<SharedPeer> peer(uid_t uid, Id client,
+                                               const protocol::Geometry& geometry, int cursor,
+                                               sys::UniqueFd doorbell);
     /// For tables of readers whose waiters are Peers.
     [[nodiscard]] protocol::DoorbellGuard& guard() { return *this; }
     [[nodiscard]] std::uint64_t mappings() const { return mappings_; }
 
 private:
     [[nodiscard]] bool there(const protocol::PeerWaiters& peer, protocol::u32 waiter) override;
+    void give_back(uid_t uid, std::uint64_t count);
     [[nodiscard]] sys::Result<Charge> charge(const Amounts& amounts, std::string_view what);
 
     Bus& bus_;
     std::uint64_t mappings_max_;
     std::uint64_t mappings_ = 0;
+    std::unordered_map<uid_t, std::uint64_t> by_uid_;  ///< but for those of readers
     std::unordered_map<Id, std::weak_ptr<const Ring>> rings_;
     std::unordered_map<Id, std::weak_ptr<Peer>> peers_;
 };

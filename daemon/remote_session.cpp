@@ -197,6 +197,19 @@ void RemoteSession::give_way() {
     finish();
 }
 
+/// As if it had hung up: only the way to its client is broken, perhaps, in a place from where
+/// nobody tells it.
+bool RemoteSession::end_if_replaced(const protocol::Replaces& by) {
+    if (!greeted_ || self_.client != by.client || !equal(self_.token, by.token)) {
+        return false;
+    }
+    if (hub_.bus().may_log()) {
+        log_info("{}: its client has come back on another connection: closing", describe());
+    }
+    receive_ended(0);
+    return true;
+}
+
 void RemoteSession::look_whether_dead() {
     const auto dead_ns = static_cast<std::int64_t>(hub_.config().dead_peer_timeout_ns);
     if (!remote_ended_ && state_ != State::gone && sys::peer_is_dead(tcp_.get(), dead_ns)) {
@@ -221,7 +234,7 @@ void RemoteSession::finish() {
 
 /// Becomes a client of the bus: its identity is what the bus knows of it.
 sys::Result<void> RemoteSession::join_bus() {
-    charge_.reset();  // of one that says nothing; the bus charges it as a client from here on
+    // That of one that says nothing goes: the bus charges it as a client from here on.
     charge_ = IPCBUS_TRY(
         hub_.bus().charge(RemoteHub::uid_of(identity_), kRemoteCost, "remote connection"));
     int pair[2];
@@ -247,8 +260,9 @@ void RemoteSession::told_bus(int error) {
 sys::Result<void> RemoteSession::map_pages(const protocol::Geometry& geometry, int cursor,
                                            int doorbell, int mailbox) {
     const bool watched = !loop_.can_wait_for_futex();
-    share_ = IPCBUS_TRY(
-        hub_.memory().take(kOwnMappings + (watched ? kAlarmMappings : 0), "remote client"));
+    share_ = IPCBUS_TRY(hub_.memory().take(RemoteHub::uid_of(identity_),
+                                           kOwnMappings + (watched ? kAlarmMappings : 0),
+                                           "remote client"));
     pages_ = IPCBUS_TRY(client::ClientPages::map(geometry, cursor, doorbell, mailbox));
     return watch_bell();
 }

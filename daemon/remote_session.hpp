@@ -55,11 +55,15 @@ public:
     void abandon();
     /// Ends it before it was greeted, for there are others.
     void give_way();
+    /// Ends it if this is it: its client has come back on another connection.
+    bool end_if_replaced(const protocol::Replaces& by);
     /// Ends it if its host has not answered for tcp.dead_peer_timeout.
     void look_whether_dead();
     [[nodiscard]] bool was_greeted() const { return greeted_; }
     /// "remote 192.0.2.7:4711"; with its token's name, once that is known.
     [[nodiscard]] std::string describe() const;
+    /// Whose limits it is charged to: its token's name, or its host.
+    [[nodiscard]] const std::string& identity() const { return identity_; }
 
 private:
     /// Of frames for the other side, how much waits before no more is read from this one.
@@ -171,6 +175,8 @@ private:
     std::string identity_;
     bool logged_in_ = false;
     bool greeted_ = false;
+    protocol::Replaces self_;     ///< as its client may name it to replace it; since WELCOME
+    protocol::Replaces earlier_;  ///< and one that this one replaces
     bool turn_deferred_ = false;
     bool remote_ended_ = false;
     bool bus_ended_ = false;

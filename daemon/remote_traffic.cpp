@@ -151,7 +151,8 @@ void RemoteSession::rung() {
     digest_due_ = true;
     get_up(false);
     if (source_.active_count() == 0) {
-        waiter_->sweep();  // no bit says why: somebody may have cleared it
+        // No bit says why: somebody may have cleared it.
+        waiter_->sweep_if_due(sys::coarse_ns());
     }
     later();
 }
@@ -374,7 +375,7 @@ void RemoteSession::send_some() {
     } else if (state_ == State::closing) {
         finish();
     } else if (state_ == State::active) {
-        if (stopping_) {
+        if (stopping_ && waiting_.empty()) {
             say(protocol::Stopping{});
             end_when_sent();
         } else if ((again || !lie_down()) && !in_vain()) {
@@ -408,12 +409,13 @@ void RemoteSession::get_up(bool swept) {
         fruitless_ = 0;
     }
     if (std::exchange(lying_, false)) {
-        waiter_->get_up(swept);
+        waiter_->get_up(false);
     } else if (waiter_) {
         waiter_->take_activity();
-        if (swept) {
-            waiter_->sweep();
-        }
+    }
+    if (swept && waiter_) {
+        // All of its rings: so much of the loop's time and no more, whoever rings, however often.
+        waiter_->sweep_if_due(sys::coarse_ns());
     }
 }
 

@@ -48,12 +48,15 @@ bool send_all(int socket, std::span<const std::byte> bytes) {
     return true;
 }
 
-/// LOGIN, HELLO, and the answer.
+/// LOGIN, REPLACES, HELLO, and the answer.
 Result<protocol::Welcome> greet(int socket, int kick, const BridgeOptions& options,
                                 FrameReader& reader) {
     std::vector<std::byte> out;
     if (!options.token.empty()) {
         protocol::encode(out, protocol::Login{options.token}, 1);
+    }
+    if (options.earlier.client != 0) {
+        protocol::encode(out, options.earlier, 3);
     }
     protocol::Hello hello;
     hello.name = options.name;

@@ -23,6 +23,7 @@
 // hangs up, and the library looks for the daemon again as it always does: with another bridge.
 #pragma once
 
+#include "protocol/wire.hpp"
 #include "sys/result.hpp"
 #include "sys/tcp.hpp"
 #include "sys/unique_fd.hpp"
@@ -35,8 +36,9 @@ namespace ipcbus::client {
 
 struct BridgeOptions {
     sys::TcpEndpoint endpoint;
-    std::string name;   ///< of the client
-    std::string token;  ///< to log in with; empty: none
+    std::string name;            ///< of the client
+    std::string token;           ///< to log in with; empty: none
+    protocol::Replaces earlier;  ///< the connection before this one; client 0: none
     std::int64_t connect_timeout_ns = 0;
     std::int64_t answer_timeout_ns = 0;
 };

@@ -44,7 +44,7 @@ u64 ring_bytes_for(const protocol::Attached& told, bool history) {
     return bytes;
 }
 
-/// Of all attachments' rings: what a daemon that means ill can take of this host.
+/// Of all rings: what a daemon that means ill can take of this host.
 u64 rings_bytes_max() {
     const long pages = ::sysconf(_SC_PHYS_PAGES);
     return pages <= 0 ? kRingBytes * 1024 : static_cast<u64>(pages) * protocol::kPageBytes / 4;
@@ -304,6 +304,7 @@ void BridgeWorker::answered(u64 request, const Frame& frame) {
     if (found != leaving_.end()) {
         unlist(*found->second);
         found->second->clear_slot();
+        rings_bytes_ -= found->second->memory.capacity();
         leaving_.erase(found);
     }
 }
@@ -332,8 +333,12 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     }
     const u32 number = waiter->second;
     waiters_.erase(waiter);
-    Result<MadeRing> made = make_ring(told.ring_bytes, told.first_sequence, told.publication,
-                                      told.record_bytes_max, false);
+    Result<MadeRing> made =
+        library_gone_ ? Result<MadeRing>(sys::fail(ECANCELED, "nobody is there to publish"))
+        : !has_room(told.ring_bytes)
+            ? Result<MadeRing>(sys::fail(ENOMEM, "publication: too many and too large rings"))
+            : make_ring(told.ring_bytes, told.first_sequence, told.publication,
+                        told.record_bytes_max, false);
     if (!made.ok()) {
         to_daemon(protocol::Unadvertise{told.publication}, ++own_request_);
         refuse(request, made.error());
@@ -341,6 +346,7 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     }
     auto words = std::make_unique<protocol::WriterWords>(
         protocol::WriterWords{&app_.publication(told.index), &app_.waiter(number).bell});
+    rings_bytes_ += told.ring_bytes;
     leaving_.emplace(told.publication,
                      std::make_unique<Leaving>(told, std::move(made.value().memory),
                                                std::move(words), own_.slot(told.index), source_));
@@ -359,6 +365,11 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     return true;
 }
 
+bool BridgeWorker::has_room(u64 bytes) const {
+    const u64 most = rings_bytes_max();
+    return bytes <= most && rings_bytes_ <= most - bytes;
+}
+
 /// The library says so to whoever receives next.
 void BridgeWorker::refuse_attachment(const protocol::Attached& told) {
     to_daemon(protocol::Detached{told.attachment});
@@ -372,7 +383,7 @@ void BridgeWorker::refuse_attachment(const protocol::Attached& told) {
 }
 
 bool BridgeWorker::attached(const protocol::Attached& told) {
-    if (!subscriptions_.contains(told.subscription)) {
+    if (library_gone_ || !subscriptions_.contains(told.subscription)) {
         return true;  // it has crossed with the end of that
     }
     if (arriving_.contains(told.attachment) || told.slot >= app_.geometry.attachments_max ||
@@ -381,7 +392,7 @@ bool BridgeWorker::attached(const protocol::Attached& told) {
     }
     const u64 bytes = ring_bytes_for(told, beginning_.contains(told.subscription));
     Result<MadeRing> made =
-        bytes > rings_bytes_max() - std::min(rings_bytes_, rings_bytes_max())
+        !has_room(bytes)
             ? Result<MadeRing>(sys::fail(ENOMEM, "too many rings"))
             : make_ring(bytes, told.start_sequence, told.publication, told.record_bytes_max, true);
     introduce();

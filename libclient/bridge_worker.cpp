@@ -121,10 +121,11 @@ void BridgeWorker::run() {
         const u32 bell_seen = own_.waiter(0).bell.load(std::memory_order_acquire);
         waiter_->take_activity();
         read_library();
-        read_daemon();
+        (void)read_daemon();  // if there is more, poll() says so
         digest_all();
-        const bool again = fill();
+        const bool more = fill();
         write_daemon();
+        const bool again = more && daemon_out_.empty();  // else there is room to wait for
         if (lost_ && !let_go_ && (all_digested() || sys::monotonic_ns() >= let_go_at_ns_)) {
             let_go();
         }
@@ -184,10 +185,13 @@ void BridgeWorker::look_whether_dead() {
     }
 }
 
-void BridgeWorker::read_daemon() {
+/// True: it has had its share, and there may be more.
+bool BridgeWorker::read_daemon() {
     std::array<std::byte, kReadBytes> bytes;
-    for (int reads = 0; reads < kReadsMax && !lost_ && library_out_.size() < kLibraryFramesMax;
-         reads++) {
+    for (int reads = 0; !lost_ && library_out_.size() < kLibraryFramesMax; reads++) {
+        if (reads == kReadsMax) {
+            return true;
+        }
         const ssize_t got = ::recv(tcp_, bytes.data(), bytes.size(), MSG_DONTWAIT);
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
             break;
@@ -195,7 +199,7 @@ void BridgeWorker::read_daemon() {
         if (got <= 0) {
             daemon_lost(got == 0 ? 0 : errno,
                         got == 0 ? "the daemon closed the connection" : std::strerror(errno));
-            return;
+            break;
         }
         daemon_frames_.add(std::span(bytes).first(static_cast<std::size_t>(got)));
         FrameHeader header;
@@ -212,6 +216,7 @@ void BridgeWorker::read_daemon() {
             announce();  // whoever waits for history waits as long as it comes
         }
     }
+    return false;
 }
 
 void BridgeWorker::read_library() {
@@ -241,8 +246,9 @@ void BridgeWorker::write_daemon() {
         if (sent < 0) {
             if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
                 // What the daemon said last is still to be read, and says more.
-                read_daemon();
-                daemon_lost(errno, std::strerror(errno));
+                const int code = errno;
+                while (read_daemon()) {}
+                daemon_lost(code, std::strerror(code));
             }
             return;
         }
@@ -363,9 +369,9 @@ void BridgeWorker::library_gone() {
         return;
     }
     library_out_.clear();
-    arriving_.clear();
-    slots_.clear();
-    rings_bytes_ = 0;
+    while (!arriving_.empty()) {
+        erase(arriving_.begin()->first);
+    }
     for (auto& [id, leaving] : leaving_) {
         if (!std::exchange(leaving->over, true) && leaving->sender.ended()) {
             sent_all(*leaving);

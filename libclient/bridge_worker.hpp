@@ -68,7 +68,7 @@ private:
     // bridge_worker.cpp
     bool wait(u32 bell_seen);
     void read_library();
-    void read_daemon();
+    bool read_daemon();
     void write_library();
     void write_daemon();
     void look_whether_dead();
@@ -81,6 +81,9 @@ private:
     [[nodiscard]] bool through() const;
     template <class Frame>
     void to_library(const Frame& frame, u64 request, std::vector<sys::UniqueFd> fds = {}) {
+        if (library_gone_) {
+            return;
+        }
         ToLibrary& out = library_out_.emplace_back();
         protocol::encode(out.bytes, frame, request);
         out.fds = std::move(fds);
@@ -102,6 +105,7 @@ private:
     void introduce();
     void unadvertise(u64 request, u64 publication);
     void erase(u64 attachment);
+    [[nodiscard]] bool has_room(u64 bytes) const;
     void refuse_attachment(const protocol::Attached& told);
     void forget_subscription(u64 subscription);
     void pass(std::vector<std::byte>& out, const protocol::FrameHeader& header,
@@ -156,7 +160,7 @@ private:
     std::map<u64, std::unique_ptr<Leaving>> leaving_;
     std::map<u64, std::unique_ptr<Arriving>> arriving_;
     std::set<u32> slots_;  ///< those of arriving_
-    u64 rings_bytes_ = 0;  ///< of them
+    u64 rings_bytes_ = 0;  ///< of leaving_ and arriving_
     protocol::Source source_;
     std::unique_ptr<protocol::Waiter> waiter_;
     u64 own_request_ = u64{1} << 62;

@@ -110,6 +110,9 @@ Result<std::shared_ptr<Link>> Bus::open_bridged(i64 connect_timeout_ns, i64 answ
         options.endpoint = {where_.host, where_.port};
         options.name = options_.name;
         options.token = IPCBUS_TRY(token_from_environment());
+        if (link_ != nullptr) {
+            options.earlier = {link_->welcome().client, link_->welcome().token};
+        }
         options.connect_timeout_ns = kDialNs;
         options.answer_timeout_ns = kAnswerTimeoutNs;
         dialled_ = IPCBUS_TRY(Bridge::dial(std::move(options)));

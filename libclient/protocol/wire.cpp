@@ -31,6 +31,7 @@ const char* frame_name(FrameType type) {
         case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
         case FrameType::login: return "LOGIN";
+        case FrameType::replaces: return "REPLACES";
         case FrameType::data: return "DATA";
         case FrameType::credit: return "CREDIT";
         case FrameType::readers: return "READERS";

@@ -65,6 +65,7 @@ enum class FrameType : u16 {
     data = 81,
     credit = 82,
     readers = 83,
+    replaces = 84,
     // daemon to client
     welcome = 64,
     error = 65,
@@ -395,6 +396,16 @@ struct Login {
     static constexpr FrameType kType = FrameType::login;
     std::string token;
     static void fields(auto& self, auto& v) { v.text(self.token, kLoginTokenBytesMax); }
+};
+
+/// The client had another connection to this bus, with that WELCOME. It is over, whatever is known
+/// of it there (who has only lost the way to the other end does not know it): it ends before this
+/// one begins. Before HELLO. Not answered.
+struct Replaces {
+    static constexpr FrameType kType = FrameType::replaces;
+    u64 client = 0;
+    Id128 token{};
+    static void fields(auto& self, auto& v) { v(self.client, self.token); }
 };
 
 /// What DATA begins with; the rest of the frame is bytes of the stream. To the daemon, `stream` is

@@ -140,6 +140,9 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::login:
         put(protocol::Login{"a token"});
         break;
+    case FrameType::replaces:
+        put(protocol::Replaces{it.client, {}});
+        break;
     case FrameType::data:
         protocol::encode_data_head(out, {it.publication, 0}, 0);
         break;
@@ -192,6 +195,7 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::stopping:
     case FrameType::caught_up:
     case FrameType::login:
+    case FrameType::replaces:
     case FrameType::data:
     case FrameType::credit:
     case FrameType::readers:

@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <optional>
 #include <thread>
 
@@ -64,6 +65,67 @@ Tried try_to_connect(const std::string& address, std::int64_t timeout_ns) {
     }
     return {result, took_ns};
 }
+
+/// On the way to a daemon: what may lose the way to one end and not tell the other.
+class Middlebox {
+public:
+    explicit Middlebox(const std::string& to) : to_(sys::parse_endpoint(to.substr(4)).value()) {
+        auto made = sys::listen_tcp({"127.0.0.1", 0}, 8);
+        REQUIRE(made.ok());
+        listening_ = std::move(made.value().front());
+        address_ = "tcp:" + sys::tcp_name(listening_.get(), true);
+        thread_ = std::thread([this] { run(); });
+    }
+    ~Middlebox() {
+        over_ = true;
+        thread_.join();
+    }
+    [[nodiscard]] const std::string& address() const { return address_; }
+    /// The connection that there is ends for the client; the daemon's end stays.
+    void forget() { forget_ = true; }
+
+private:
+    void run() {
+        while (!over_) {
+            if (forget_.exchange(false)) {
+                const linger now{1, 0};
+                (void)::setsockopt(near_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+                near_.reset();
+                kept_.push_back(std::move(far_));
+            }
+            pollfd waits[3] = {{listening_.get(), POLLIN, 0},
+                               {near_ ? near_.get() : -1, POLLIN, 0},
+                               {far_ ? far_.get() : -1, POLLIN, 0}};
+            (void)::poll(waits, 3, 5);
+            if (waits[0].revents != 0) {
+                near_.reset(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+                far_ = sys::connect_tcp(to_, sys::look_up(to_).value(), kLongNs, -1).value();
+            }
+            if (waits[1].revents != 0) {
+                carry(near_, far_);
+            }
+            if (waits[2].revents != 0) {
+                carry(far_, near_);
+            }
+        }
+    }
+    static void carry(const sys::UniqueFd& from, const sys::UniqueFd& to) {
+        char bytes[65536];
+        if (const ssize_t got = ::recv(from.get(), bytes, sizeof bytes, MSG_DONTWAIT); got > 0) {
+            (void)!::send(to.get(), bytes, static_cast<std::size_t>(got), MSG_NOSIGNAL);
+        }
+    }
+
+    sys::TcpEndpoint to_;
+    std::string address_;
+    sys::UniqueFd listening_;
+    sys::UniqueFd near_;
+    sys::UniqueFd far_;
+    std::vector<sys::UniqueFd> kept_;
+    std::atomic<bool> forget_{false};
+    std::atomic<bool> over_{false};
+    std::thread thread_;
+};
 
 ChildProcess start_daemon(const TempDir& directory, const std::string& listen,
                           std::string& ret_tcp) {
@@ -184,4 +246,63 @@ TEST_CASE("to connect takes as long as was asked") {
     CHECK(unknown.took_ns < 10 * kSecondNs);
     daemon.signal(SIGTERM);
     CHECK(daemon.wait() == 0);
+}
+
+TEST_CASE("a connection of which only one end knows that it is over ends with the next one") {
+    const DaemonFixture daemon("[tcp]\ndead_peer_timeout = \"10min\"\n");
+    Middlebox way(daemon.tcp_address());
+    const Bus here = connect(daemon.local_address());
+    const Bus there = connect(way.address());
+    const Subscriber near = subscribe(here, "there");
+    const Subscriber far = subscribe(there, "here");
+    const Publisher publisher = advertise(there, "there");
+    const Publisher own = advertise(here, "here");
+    REQUIRE(ipcbus_wait_subscribers(publisher.get(), 1, kLongNs) == 0);
+    REQUIRE(ipcbus_wait_subscribers(own.get(), 1, kLongNs) == 0);
+    publish(publisher, "before");
+    CHECK(received_text(near) == "before");
+    way.forget();
+    // Rings of one publication are read one after the other: the first has to end.
+    const sys::Deadline deadline = sys::Deadline::after(kLongNs);
+    std::optional<std::string> heard;
+    while (!heard && !deadline.passed()) {
+        publish(publisher, "after");
+        if (const Received got = receive(near, 10 * kMillisecondNs); got.result == 0) {
+            heard = got.payload;
+        }
+    }
+    CHECK(heard == "after");
+    CHECK(ipcbus_reconnects(there.get()) == 1);
+    publish(own, "to the one that there is");
+    CHECK(received_text(far) == "to the one that there is");
+    CHECK(ipcbus_subscriber_count(own.get()) == 1);
+}
+
+TEST_CASE("who cannot send sleeps, whatever waits to be sent") {
+    DaemonFixture daemon;
+    std::vector<Publisher> publishers;
+    const Bus there = connect(daemon.tcp_address());
+    for (int i = 0; i < 60; i++) {
+        publishers.push_back(advertise(there, "stopped/" + std::to_string(i), 1 << 20));
+        REQUIRE(ipcbus_set_max_block(publishers.back().get(), 0) == 0);
+    }
+    daemon.process().signal(SIGSTOP);
+    const std::string text(10'000, 'x');
+    for (const Publisher& publisher : publishers) {
+        while (ipcbus_publish(publisher.get(), text.data(), text.size()) == 0) {}
+    }
+    const auto used_ns = [] {
+        timespec used{};
+        (void)::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+        return used.tv_sec * kSecondNs + used.tv_nsec;
+    };
+    // What there is room for is sent first.
+    std::int64_t of_a_second_ns = kSecondNs;
+    for (int i = 0; i < 5 && of_a_second_ns > 100 * kMillisecondNs; i++) {
+        const std::int64_t before_ns = used_ns();
+        (void)::poll(nullptr, 0, 1000);
+        of_a_second_ns = used_ns() - before_ns;
+    }
+    CHECK(of_a_second_ns < 100 * kMillisecondNs);
+    daemon.process().signal(SIGCONT);
 }

@@ -18,6 +18,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <cstring>
@@ -168,7 +169,7 @@ TEST_CASE("publications that say nothing wake nobody, however many there are") {
 }
 
 TEST_CASE("what remote clients read is mapped once, and only so much of it") {
-    DaemonFixture daemon("[tcp]\nmappings = 64\n");
+    DaemonFixture daemon("[tcp]\nmappings = 128\n");
     const Bus here = connect(local_address(daemon));
     std::vector<Publisher> publishers;
     for (int i = 0; i < 20; i++) {
@@ -338,6 +339,49 @@ TEST_CASE("CAUGHT_UP comes behind what was published, for which there must be cr
     CHECK(reader.ask(protocol::SubscribeFrom{"none", 0, 3}).header.type ==
           protocol::FrameType::subscribed);
     CHECK(reader.next().header.type == protocol::FrameType::caught_up);
+}
+
+TEST_CASE("who takes all the mappings that one may have takes none from others") {
+    const DaemonFixture daemon("[tcp]\nmappings = 64\n");
+    RemoteClient greedy(daemon.tcp_address());
+    Incoming answer;
+    int count = 0;
+    do {
+        answer = greedy.ask(protocol::Advertise{
+            "greedy/" + std::to_string(count++), 0, 0, 0, {static_cast<protocol::u8>(count)}, 1});
+    } while (answer.header.type == protocol::FrameType::advertised);
+    const auto error = decoded<protocol::ErrorFrame>(answer);
+    CHECK(error.code == ENOSPC);
+    CHECK(error.text.find("half of tcp.mappings") != std::string::npos);
+    CHECK(count < 16);
+    // Another host's client is greeted and publishes, and as many read it as read them all.
+    RemoteClient other(daemon.tcp_address(), 0, "127.0.0.2");
+    CHECK(other.ask(protocol::Advertise{"other", 0, 0, 0, {99}, 1}).header.type ==
+          protocol::FrameType::advertised);
+    std::vector<Bus> buses;
+    std::vector<Subscriber> readers;
+    for (int i = 0; i < 8; i++) {
+        buses.push_back(connect(local_address(daemon)));
+        readers.push_back(subscribe(buses.back(), "#"));
+    }
+    while (other.expect<protocol::Readers>().count != 8) {}
+    while (greedy.expect<protocol::Readers>().count != 8) {}
+}
+
+TEST_CASE("whoever connects too often without a word is in nobody else's way") {
+    const DaemonFixture daemon("[tcp]\nhandshake_timeout = \"10min\"\n");
+    const sys::UniqueFd slow = connect_raw(daemon.tcp_address(), 0, "127.0.0.2");
+    std::vector<sys::UniqueFd> crowd;
+    for (int i = 0; i < 300; i++) {
+        crowd.push_back(connect_raw(daemon.tcp_address()));
+    }
+    CHECK(hung_up(crowd.front()));
+    std::vector<std::byte> hello;
+    protocol::encode(hello, protocol::Hello{}, 1);
+    RemoteClient::say(slow, {reinterpret_cast<const char*>(hello.data()), hello.size()});
+    char header[protocol::kFrameHeaderBytes];
+    REQUIRE(::recv(slow.get(), header, sizeof header, MSG_WAITALL) == sizeof header);
+    CHECK(header[4] == static_cast<char>(protocol::FrameType::welcome));
 }
 
 TEST_CASE("a stop ends who has not been greeted at once, whoever else is waited for") {

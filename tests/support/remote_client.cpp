@@ -17,7 +17,7 @@ namespace ipcbus::test {
 
 using protocol::FrameReader;
 
-sys::UniqueFd connect_raw(const std::string& address, int receive_bytes) {
+sys::UniqueFd connect_raw(const std::string& address, int receive_bytes, const char* from) {
     const auto where = sys::parse_address(address);
     REQUIRE(where.ok());
     sys::UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -25,6 +25,11 @@ sys::UniqueFd connect_raw(const std::string& address, int receive_bytes) {
     if (receive_bytes != 0) {
         REQUIRE(::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &receive_bytes,
                              sizeof receive_bytes) == 0);
+    }
+    if (from != nullptr) {
+        const auto own = sys::look_up({from, 0});
+        REQUIRE(own.ok());
+        REQUIRE(::bind(fd.get(), own.value()->ai_addr, own.value()->ai_addrlen) == 0);
     }
     const sys::TcpEndpoint endpoint{where.value().host, where.value().port};
     const auto found = sys::look_up(endpoint);
@@ -48,8 +53,8 @@ bool hung_up(const sys::UniqueFd& socket, int timeout_ms) {
     }
 }
 
-RemoteClient::RemoteClient(const std::string& address, int receive_bytes)
-    : socket_(connect_raw(address, receive_bytes)) {
+RemoteClient::RemoteClient(const std::string& address, int receive_bytes, const char* from)
+    : socket_(connect_raw(address, receive_bytes, from)) {
     protocol::Hello hello;
     hello.name = "remote";
     REQUIRE(ask(hello).header.type == protocol::FrameType::welcome);

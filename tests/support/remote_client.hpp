@@ -8,14 +8,17 @@
 namespace ipcbus::test {
 
 /// A plain connection to "tcp:HOST:PORT". `receive_bytes`: its socket's buffer, 0 the system's.
-[[nodiscard]] sys::UniqueFd connect_raw(const std::string& address, int receive_bytes = 0);
+/// `from`: the address of this host to come from.
+[[nodiscard]] sys::UniqueFd connect_raw(const std::string& address, int receive_bytes = 0,
+                                        const char* from = nullptr);
 /// Whether the other end hangs up in time; what it says before is passed over.
 [[nodiscard]] bool hung_up(const sys::UniqueFd& socket, int timeout_ms = kTimeoutMs);
 
 class RemoteClient {
 public:
     /// HELLO, WELCOME.
-    explicit RemoteClient(const std::string& address, int receive_bytes = 0);
+    explicit RemoteClient(const std::string& address, int receive_bytes = 0,
+                          const char* from = nullptr);
 
     template <class Frame>
     void send(const Frame& frame, protocol::u64 request) {

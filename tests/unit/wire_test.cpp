@@ -248,6 +248,9 @@ TEST_CASE("frames of remote clients") {
     CHECK(kDataBytesMax == 16352);
     CHECK(kStreamWindowBytes == 262144);
     check(Login{"secret"}, "180000005000000008070605040302010600736563726574");
+    check(Replaces{kSome, id_from(0x10)},
+          "28000000540000000807060504030201887766554433221110111213141516171819"
+          "1a1b1c1d1e1f");
     check(Credit{kSome, 7}, "2000000052000000080706050403020188776655443322110700000000000000");
     check(Readers{kSome, 0x99aabbcc}, "1c0000005300000008070605040302018877665544332211ccbbaa99");
     Bytes data;
