@@ -49,9 +49,11 @@ Result<RemoteMemory::Share> RemoteMemory::take(uid_t uid, std::uint64_t count,
     const std::uint64_t own = found == by_uid_.end() ? 0 : found->second;
     if (uid != kReader && own + count > own_max) {
         return sys::fail(
-            ENOSPC, fmt::format("{}: {} mappings more than the {} that one identity of remote "
-                                "clients may have, half of {}; raise that, and vm.max_map_count",
-                                what, own + count - own_max, own_max, key::kTcpMappings));
+            ENOSPC,
+            fmt::format("{}: {} mappings more than the {} that one identity of remote "
+                        "clients may have, half of all; raise {} (now {}), and "
+                        "vm.max_map_count with it",
+                        what, own + count - own_max, own_max, key::kTcpMappings, mappings_max_));
     }
     const std::uint64_t most = uid == kReader ? mappings_max_ : all;
     if (mappings_ + count > most) {

@@ -352,7 +352,7 @@ TEST_CASE("who takes all the mappings that one may have takes none from others")
     } while (answer.header.type == protocol::FrameType::advertised);
     const auto error = decoded<protocol::ErrorFrame>(answer);
     CHECK(error.code == ENOSPC);
-    CHECK(error.text.find("half of tcp.mappings") != std::string::npos);
+    CHECK(error.text.find("half of all; raise tcp.mappings") != std::string::npos);
     CHECK(count < 16);
     // Another host's client is greeted and publishes, and as many read it as read them all.
     RemoteClient other(daemon.tcp_address(), 0, "127.0.0.2");
