@@ -37,6 +37,7 @@ sys::Result<void> Broker::start() {
     signals_ = IPCBUS_TRY(
         Signals::create(*loop_, [this](int signal) { stop(signal); }, [this] { reload_config(); }));
     bus_ = IPCBUS_TRY(Bus::create(*loop_, config_));
+    remotes_ = IPCBUS_TRY(RemoteHub::create(*loop_, *bus_, config_));
     ListenOptions listen;
     listen.addresses = config_.listen.sockets;
     listen.mode = static_cast<unsigned>(config_.listen.mode);
@@ -58,6 +59,9 @@ void Broker::connected(sys::UniqueFd socket, sys::Result<PeerIdentity> peer) {
 }
 
 int Broker::run() {
+    for (const std::string& address : remotes_->addresses()) {
+        log_info("listening on {}", address);
+    }
     for (const std::string& address : listener_->addresses()) {
         log_info("listening on {}", address);
     }
@@ -103,6 +107,7 @@ void Broker::reload_config() {
     if (outcome.config) {
         config_ = std::move(*outcome.config);
         bus_->set_config(config_);
+        remotes_->set_config(config_);
         for (const Change& change : outcome.changes) {
             log_info("reload: {}", describe(change));
         }
@@ -124,6 +129,7 @@ void Broker::stop(int signal) {
     log_info("{}: stopping, {} connections", strsignal(signal), bus_->connection_count());
     notify_stopping();
     listener_->stop();
+    remotes_->stop();
     drain_.start(static_cast<std::int64_t>(config_.limits.drain_timeout_ns));
     bus_->stop([this] { finish(); });
 }
@@ -133,6 +139,7 @@ void Broker::finish() {
         return;
     }
     finished_ = true;
+    remotes_->close();
     bus_->close();
     signals_->stop();
     watchdog_.stop();

@@ -11,6 +11,7 @@
 #include "listener.hpp"
 #include "notify.hpp"
 #include "options.hpp"
+#include "remote_hub.hpp"
 #include "signals.hpp"
 
 #include <memory>
@@ -42,6 +43,7 @@ private:
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<Signals> signals_;
     std::unique_ptr<Bus> bus_;
+    std::unique_ptr<RemoteHub> remotes_;
     std::unique_ptr<Listener> listener_;
     Watchdog watchdog_;
     OperationScope scope_;

@@ -24,27 +24,6 @@ constexpr uid_t kUnknownUid = static_cast<uid_t>(-1);
 /// A process that is only waited for.
 constexpr Amounts kLingeringCost{.clients = 1, .descriptors = 1};
 
-sys::Result<protocol::Id128> random_id() {
-    protocol::Id128 id{};
-    for (std::size_t have = 0; have < id.size();) {
-        const ssize_t got = ::getrandom(id.data() + have, id.size() - have, 0);
-        if (got < 0 && errno != EINTR) {
-            return sys::fail_errno("getrandom");
-        }
-        have += got > 0 ? static_cast<std::size_t>(got) : 0;
-    }
-    return id;
-}
-
-/// Takes the same time wherever they differ: a token is a secret.
-bool equal(const protocol::Id128& a, const protocol::Id128& b) {
-    unsigned difference = 0;
-    for (std::size_t i = 0; i < a.size(); i++) {
-        difference |= static_cast<unsigned>(a[i] ^ b[i]);
-    }
-    return difference == 0;
-}
-
 template <class Frame>
 sys::Result<void> check_versions(const Frame& frame) {
     if (frame.protocol_major == protocol::kProtocolMajor &&
@@ -59,6 +38,26 @@ sys::Result<void> check_versions(const Frame& frame) {
 }
 
 }  // namespace
+
+sys::Result<protocol::Id128> random_id() {
+    protocol::Id128 id{};
+    for (std::size_t have = 0; have < id.size();) {
+        const ssize_t got = ::getrandom(id.data() + have, id.size() - have, 0);
+        if (got < 0 && errno != EINTR) {
+            return sys::fail_errno("getrandom");
+        }
+        have += got > 0 ? static_cast<std::size_t>(got) : 0;
+    }
+    return id;
+}
+
+bool equal(const protocol::Id128& a, const protocol::Id128& b) {
+    unsigned difference = 0;
+    for (std::size_t i = 0; i < a.size(); i++) {
+        difference |= static_cast<unsigned>(a[i] ^ b[i]);
+    }
+    return difference == 0;
+}
 
 sys::Result<std::unique_ptr<Bus>> Bus::create(EventLoop& loop, const Config& config) {
     rlimit descriptors{};

@@ -32,6 +32,11 @@
 
 namespace ipcbus::daemon {
 
+/// Random: a secret, or a name that nobody else has.
+[[nodiscard]] sys::Result<protocol::Id128> random_id();
+/// Takes the same time wherever they differ: a token is a secret.
+[[nodiscard]] bool equal(const protocol::Id128& a, const protocol::Id128& b);
+
 class Bus {
 public:
     [[nodiscard]] static sys::Result<std::unique_ptr<Bus>> create(EventLoop& loop,
@@ -81,6 +86,13 @@ public:
     void work_later(Session& session);
     /// Session::pump() at the end of this turn.
     void pump_later(Session& session);
+    /// For what the daemon keeps on behalf of a remote client, beside what the bus itself does.
+    [[nodiscard]] sys::Result<Charge> charge(uid_t uid, const Amounts& amounts,
+                                             std::string_view what) {
+        return quota_.charge(uid, amounts, what);
+    }
+    /// The same for what is for several of them.
+    [[nodiscard]] Charge charge_bus(const Amounts& amounts) { return quota_.charge_bus(amounts); }
     /// Whether a line about a client may be logged now; else it is counted.
     [[nodiscard]] bool may_log();
     [[nodiscard]] bool stopping() const { return stopping_; }

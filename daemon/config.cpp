@@ -31,6 +31,14 @@ constexpr std::uint64_t kRingTotalMax = std::uint64_t{1} << 50;
 const auto kNumberKeys = std::to_array<NumberKey>({
     {"listen.mode", Tag::restart, Unit::mode, 0, 0777,
      [](Config& c) -> std::uint64_t& { return c.listen.mode; }},
+    {key::kTcpClients, Tag::live, Unit::count, 1, kCountMax,
+     [](Config& c) -> std::uint64_t& { return c.tcp.clients; }},
+    {key::kTcpMappings, Tag::live, Unit::count, 64, std::uint64_t{1} << 24,
+     [](Config& c) -> std::uint64_t& { return c.tcp.mappings; }},
+    {"tcp.handshake_timeout", Tag::live, Unit::duration, kSecond_ns / 100, 600 * kSecond_ns,
+     [](Config& c) -> std::uint64_t& { return c.tcp.handshake_timeout_ns; }},
+    {"tcp.dead_peer_timeout", Tag::live, Unit::duration, kSecond_ns, 24 * 3600 * kSecond_ns,
+     [](Config& c) -> std::uint64_t& { return c.tcp.dead_peer_timeout_ns; }},
     {"publications.ring_bytes", Tag::new_objects, Unit::ring_bytes, kConfigRingBytesMin,
      kConfigRingBytesMax, [](Config& c) -> std::uint64_t& { return c.publications.ring_bytes; }},
     {"publications.ring_bytes_max", Tag::new_objects, Unit::ring_bytes, kConfigRingBytesMin,
@@ -114,6 +122,15 @@ std::string format_with(std::span<const Suffix> suffixes, std::uint64_t value) {
         }
     }
     return fmt::format("0{}", suffixes.back().text);
+}
+
+std::vector<std::string> endpoint_names(const TcpConfig& tcp) {
+    std::vector<std::string> names;
+    for (const sys::TcpEndpoint& endpoint : tcp.listen) {
+        names.push_back(endpoint.host.empty() ? fmt::format("{}", endpoint.port)
+                                              : endpoint.text());
+    }
+    return names;
 }
 
 std::string format_list(const std::vector<std::string>& values) {
@@ -239,6 +256,20 @@ void set_per_uid_defaults(Config& config) {
     };
 }
 
+sys::Result<void> check_exposure(const TcpConfig& config) {
+    for (const sys::TcpEndpoint& endpoint : config.listen) {
+        if (!config.insecure && !sys::is_loopback(endpoint.host)) {
+            return sys::fail(
+                EINVAL,
+                fmt::format("tcp.listen: {} is not this host's loopback, and messages and tokens "
+                            "would cross the network in clear text: say insecure = true in [tcp] "
+                            "if that is wanted, or listen on a port alone and use a tunnel",
+                            endpoint.text()));
+        }
+    }
+    return {};
+}
+
 Config default_config(const Surroundings& surroundings) {
     Config config;
     config.listen.sockets = {default_socket(surroundings)};
@@ -298,6 +329,20 @@ std::vector<Change> diff(const Config& old_config, const Config& new_config) {
     };
     compare("listen.sockets", Tag::restart, format_list(old_config.listen.sockets),
             format_list(new_config.listen.sockets));
+    compare("tcp.listen", Tag::restart, format_list(endpoint_names(old_config.tcp)),
+            format_list(endpoint_names(new_config.tcp)));
+    compare("tcp.insecure", Tag::restart, fmt::format("{}", old_config.tcp.insecure),
+            fmt::format("{}", new_config.tcp.insecure));
+    compare("tcp.token_file", Tag::live, fmt::format("\"{}\"", old_config.tcp.token_file),
+            fmt::format("\"{}\"", new_config.tcp.token_file));
+    if (old_config.tcp.token_file == new_config.tcp.token_file &&
+        old_config.tcp.tokens != new_config.tcp.tokens) {
+        changes.push_back(Change{"tokens in tcp.token_file",
+                                 fmt::format("{} of them", old_config.tcp.tokens.size()),
+                                 fmt::format("{} of them, not all the same",
+                                             new_config.tcp.tokens.size()),
+                                 Tag::live});
+    }
     compare("log.level", Tag::live, fmt::format("\"{}\"", level_name(old_config.log.level)),
             fmt::format("\"{}\"", level_name(new_config.log.level)));
     compare("log.target", Tag::live, fmt::format("\"{}\"", old_config.log.target),

@@ -5,6 +5,8 @@
 //
 // Keys, by the names that errors, logs and the man page use:
 //   listen.sockets listen.mode                                             restart
+//   tcp.listen tcp.insecure                                                restart
+//   tcp.{clients,mappings,handshake_timeout,dead_peer_timeout,token_file}  live
 //   log.level log.target                                                   live
 //   publications.ring_bytes publications.ring_bytes_max
 //   publications.stall_timeout, [[ring]] filter bytes bytes_max record_bytes_max   new objects
@@ -17,6 +19,8 @@
 
 #include "surroundings.hpp"
 #include "sys/result.hpp"
+#include "sys/tcp.hpp"
+#include "tokens.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -33,6 +37,23 @@ struct ListenConfig {
     std::vector<std::string> sockets;
     std::uint64_t mode = 0666;
 };
+
+/// Remote clients: none, unless `listen` says where.
+struct TcpConfig {
+    std::vector<sys::TcpEndpoint> listen;
+    /// In clear text over a network: has to be said in so many words.
+    bool insecure = false;
+    std::uint64_t clients = 1024;
+    /// Of memory, for all of them. The bus itself needs 45,056 at most of the 65,530 that a process
+    /// may have (vm.max_map_count).
+    std::uint64_t mappings = 16384;
+    std::uint64_t handshake_timeout_ns = 10'000'000'000;
+    std::uint64_t dead_peer_timeout_ns = 30'000'000'000;
+    std::string token_file;
+    Tokens tokens;  ///< what that file says
+};
+/// Whether all of it may be listened on as it is; the error says what to do.
+[[nodiscard]] sys::Result<void> check_exposure(const TcpConfig& config);
 
 struct LogConfig {
     LogLevel level = LogLevel::info;
@@ -85,6 +106,7 @@ struct RingSizing {
 
 struct Config {
     ListenConfig listen;
+    TcpConfig tcp;
     LogConfig log;
     PublicationsConfig publications;
     std::vector<RingRule> rings;
@@ -107,6 +129,8 @@ inline constexpr std::string_view kRingBytes = "limits.ring_bytes";
 inline constexpr std::string_view kAttachmentsPerClient = "limits.attachments_per_client";
 inline constexpr std::string_view kWaitersPerClient = "limits.waiters_per_client";
 inline constexpr std::string_view kUnreadReplyBytes = "limits.unread_reply_bytes";
+inline constexpr std::string_view kTcpClients = "tcp.clients";
+inline constexpr std::string_view kTcpMappings = "tcp.mappings";
 inline constexpr std::string_view kUidClients = "limits.per_uid.clients";
 inline constexpr std::string_view kUidPublications = "limits.per_uid.publications";
 inline constexpr std::string_view kUidSubscriptions = "limits.per_uid.subscriptions";

@@ -29,9 +29,11 @@ namespace {
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
 constexpr auto kTables =
-    std::to_array<std::string_view>({"listen", "log", "publications", "limits", "limits.per_uid"});
+    std::to_array<std::string_view>(
+        {"listen", "tcp", "log", "publications", "limits", "limits.per_uid"});
 constexpr auto kTextKeys =
-    std::to_array<std::string_view>({"listen.sockets", "log.level", "log.target", "ring"});
+    std::to_array<std::string_view>({"listen.sockets", "tcp.listen", "tcp.insecure",
+                                      "tcp.token_file", "log.level", "log.target", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 
@@ -92,6 +94,8 @@ private:
     bool too_deep(std::string_view text);
     void text_key(const toml::node& node, const std::string& name);
     void sockets(const toml::node& node);
+    void endpoints(const toml::node& node);
+    void tcp_key(const toml::node& node, const std::string& name);
     void rules(const toml::node& node);
     void rule(const toml::table& table);
     bool number(const toml::node& node, const NumberKey& key, std::uint64_t& target);
@@ -204,6 +208,11 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
         sockets(node);
         return;
     }
+    if (name.starts_with("tcp.")) {
+        tcp_key(node, name);
+        given_.emplace_back(name, node.source().begin);
+        return;
+    }
     const auto value = node.value_exact<std::string>();
     if (name == "log.level") {
         const auto level = value ? parse_level(*value) : std::nullopt;
@@ -243,6 +252,10 @@ void Parser::sockets(const toml::node& node) {
             complain(element, "listen.sockets: " + address.error().what);
             continue;
         }
+        if (address.value().kind == sys::Address::Kind::tcp) {
+            complain(element, "listen.sockets are of this host alone: for TCP there is tcp.listen");
+            continue;
+        }
         std::string normal = "unix:" + address.value().path;
         if (std::find(found.begin(), found.end(), normal) != found.end()) {
             complain(element, fmt::format("listen.sockets has {} twice", normal));
@@ -251,6 +264,54 @@ void Parser::sockets(const toml::node& node) {
         found.push_back(std::move(normal));
     }
     config_.listen.sockets = std::move(found);
+}
+
+void Parser::tcp_key(const toml::node& node, const std::string& name) {
+    if (name == "tcp.listen") {
+        endpoints(node);
+    } else if (name == "tcp.insecure") {
+        if (const auto value = node.value_exact<bool>()) {
+            config_.tcp.insecure = *value;
+        } else {
+            complain(node, "tcp.insecure must be true or false");
+        }
+    } else if (const auto path = node.value_exact<std::string>();
+               !path || (!path->empty() && !path->starts_with('/')) ||
+               path->find('\0') != path->npos) {
+        complain(node, "tcp.token_file must be an absolute path");
+    } else if (auto tokens = Tokens::load(*path); !tokens.ok()) {
+        complain(node, "tcp.token_file: " + tokens.error().what);
+    } else {
+        config_.tcp.token_file = *path;
+        config_.tcp.tokens = std::move(tokens).value();
+    }
+}
+
+void Parser::endpoints(const toml::node& node) {
+    const toml::array* const array = node.as_array();
+    if (array == nullptr) {
+        complain(node, "tcp.listen must be a list: [4222], [\"127.0.0.1:4222\", \"[::1]:4222\"]");
+        return;
+    }
+    for (const toml::node& element : *array) {
+        const auto text = element.value_exact<std::string>();
+        const auto port = element.value_exact<std::int64_t>();
+        if (!text && !port) {
+            complain(element, "tcp.listen: an endpoint is \"HOST:PORT\" or a port");
+            continue;
+        }
+        auto endpoint = sys::parse_endpoint(text ? *text : std::to_string(*port), true);
+        if (!endpoint.ok()) {
+            complain(element, "tcp.listen: " + endpoint.error().what);
+            continue;
+        }
+        std::vector<sys::TcpEndpoint>& found = config_.tcp.listen;
+        if (std::find(found.begin(), found.end(), endpoint.value()) != found.end()) {
+            complain(element, "tcp.listen has " + endpoint.value().text() + " twice");
+            continue;
+        }
+        found.push_back(std::move(endpoint).value());
+    }
 }
 
 /// The number as it stands, converted by its unit; complains about the form, not the range.
@@ -362,6 +423,11 @@ void Parser::rule(const toml::table& table) {
 
 void Parser::cross_check() {
     per_uid();
+    if (auto exposed = check_exposure(config_.tcp); !exposed.ok()) {
+        const auto at = std::find_if(given_.begin(), given_.end(),
+                                     [](const auto& key) { return key.first == "tcp.listen"; });
+        complain(at->second, exposed.error().what);
+    }
     const PublicationsConfig& defaults = config_.publications;
     if (defaults.ring_bytes > defaults.ring_bytes_max) {
         const auto at = std::find_if(given_.begin(), given_.end(), [](const auto& key) {

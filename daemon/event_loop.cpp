@@ -207,6 +207,8 @@ void EventLoop::forget_deferred(const OperationScope& scope) {
 
 // --- submitting ---------------------------------------------------------------------------------
 
+bool EventLoop::can_wait_for_futex() const { return ring_->futex_wait; }
+
 void EventLoop::submit(Operation& operation) {
     operation.submitted_ = true;
     operation.cancel_requested_ = false;

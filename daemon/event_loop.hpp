@@ -149,6 +149,9 @@ public:
     /// Cancels every operation that uses this descriptor; each completes with ECANCELED.
     void cancel_fd(int fd);
 
+    /// Whether this kernel's io_uring knows FutexOperation (Linux 6.7).
+    [[nodiscard]] bool can_wait_for_futex() const;
+
     /// Turns taken since the start: an idle daemon takes none.
     [[nodiscard]] std::uint64_t turns() const { return turns_; }
     [[nodiscard]] std::uint64_t submitted_count() const { return submitted_count_; }

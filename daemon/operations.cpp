@@ -157,6 +157,25 @@ void PollOperation::prepare(io_uring_sqe& sqe) { io_uring_prep_poll_add(&sqe, fd
 
 void PollOperation::complete(int result, unsigned, bool) { on_ready_(result < 0 ? -result : 0); }
 
+// --- FutexOperation -----------------------------------------------------------------------------
+
+FutexOperation::FutexOperation(OperationScope& scope, std::function<void()> on_woken)
+    : Operation(scope), on_woken_(std::move(on_woken)) {}
+
+void FutexOperation::start(const std::atomic<std::uint32_t>& word, std::uint32_t value) {
+    word_ = &word;
+    value_ = value;
+    submit();
+}
+
+void FutexOperation::prepare(io_uring_sqe& sqe) {
+    constexpr int kFutex2SizeU32 = 2;  // and shared between processes
+    io_uring_prep_rw(kFutexWait, &sqe, kFutex2SizeU32, word_, 0, value_);
+    sqe.addr3 = ~std::uint32_t{0};
+}
+
+void FutexOperation::complete(int, unsigned, bool) { on_woken_(); }
+
 // --- Timer --------------------------------------------------------------------------------------
 
 Timer::Timer(OperationScope& scope, std::function<void()> on_expired)

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -101,6 +102,23 @@ private:
     std::function<void(int)> on_ready_;
     int fd_ = -1;
     unsigned events_ = 0;
+};
+
+/// Waits once until a futex word is another than the value given: needs
+/// EventLoop::can_wait_for_futex(). Nothing keeps anybody from waking it for no reason.
+class FutexOperation final : public Operation {
+public:
+    FutexOperation(OperationScope& scope, std::function<void()> on_woken);
+    ~FutexOperation() override { abandon(); }
+    void start(const std::atomic<std::uint32_t>& word, std::uint32_t value);
+
+private:
+    void prepare(io_uring_sqe& sqe) override;
+    void complete(int result, unsigned flags, bool more) override;
+
+    std::function<void()> on_woken_;
+    const std::atomic<std::uint32_t>* word_ = nullptr;
+    std::uint32_t value_ = 0;
 };
 
 /// A relative timer, one expiry a start. start() while it runs sets it anew; stop() is final: the

@@ -3,6 +3,8 @@
 // again: --listen wins over the file). Plain values, no thread rules.
 #pragma once
 
+#include "sys/tcp.hpp"
+
 #include <string>
 #include <vector>
 
@@ -13,6 +15,8 @@ struct Options {
     std::string config_path;
     /// As given with --listen, checked; not empty: replaces listen.sockets of the file.
     std::vector<std::string> listen;
+    /// The same for tcp.listen.
+    std::vector<sys::TcpEndpoint> listen_tcp = {};
 };
 
 struct CommandLine {

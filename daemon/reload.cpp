@@ -32,6 +32,13 @@ LoadedConfig load_config(const Options& options, const Surroundings& surrounding
     if (loaded.config && !options.listen.empty()) {
         loaded.config->listen.sockets = options.listen;
     }
+    if (loaded.config && !options.listen_tcp.empty()) {
+        loaded.config->tcp.listen = options.listen_tcp;
+        if (auto exposed = check_exposure(loaded.config->tcp); !exposed.ok()) {
+            loaded.errors.push_back("--listen: " + exposed.error().what);
+            loaded.config.reset();
+        }
+    }
     return loaded;
 }
 

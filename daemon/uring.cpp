@@ -128,6 +128,7 @@ sys::Result<void> EventLoop::Ring::probe_operations() {
             missing += std::string(missing.empty() ? "" : ", ") + needed.name;
         }
     }
+    futex_wait = io_uring_opcode_supported(probe, kFutexWait) != 0;
     io_uring_free_probe(probe);
     if (!missing.empty()) {
         return sys::fail(EOPNOTSUPP, std::string(kTooOld) + " (no " + missing + ")");

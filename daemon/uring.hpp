@@ -10,6 +10,9 @@
 
 namespace ipcbus::daemon {
 
+/// IORING_OP_FUTEX_WAIT, newer than the headers we build with.
+inline constexpr int kFutexWait = 51;
+
 /// The one group of provided buffers.
 inline constexpr unsigned short kRecvBufferGroup = 0;
 
@@ -24,6 +27,7 @@ struct EventLoop::Ring {
     void return_recv_buffer(unsigned id);
 
     io_uring uring{};
+    bool futex_wait = false;  ///< it knows kFutexWait
 
 private:
     sys::Result<void> open_queues(const EventLoopOptions& options);

@@ -7,6 +7,7 @@
 #include "sys/room.hpp"
 
 #include <poll.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -24,6 +25,24 @@ namespace {
 constexpr i64 kReconnectAnswerNs = 1'000'000'000;
 constexpr i64 kTryAgainNs = 100'000'000;
 constexpr i64 kDefaultTryNs = 50'000'000;
+/// A host that does not answer is given up; looked for again like a daemon that is gone.
+constexpr i64 kDialNs = 5'000'000'000;
+constexpr long kRedialNs = 20'000'000;
+
+/// Another host that is not up, nor is the way there, nor its name known: nobody listens there yet.
+sys::Error as_refused(sys::Error error) {
+    switch (error.code) {
+        case EHOSTUNREACH:
+        case ENETUNREACH:
+        case EHOSTDOWN:
+        case ENETDOWN:
+        case ECONNRESET:
+        case EPIPE:
+        case EAGAIN: error.code = ECONNREFUSED; break;
+        default: break;
+    }
+    return error;
+}
 
 bool is_before(const Attached* attached, u64 id) { return attached->id < id; }
 
@@ -38,22 +57,36 @@ Result<std::unique_ptr<Bus>> Bus::connect(const BusOptions& options) {
         // again and again.
         const bool given = !options.address.empty();
         const std::string text = given ? options.address : sys::default_address();
-        bus->path_ = IPCBUS_TRY(sys::parse_address(text)).path;
+        bus->where_ = IPCBUS_TRY(sys::parse_address(text));
         const i64 left_ns = deadline.remaining_ns();
-        const i64 try_ns = given ? left_ns : std::min(left_ns, kDefaultTryNs);
+        const bool remote = bus->where_.kind == sys::Address::Kind::tcp;
+        const i64 try_ns = given || remote ? left_ns : std::min(left_ns, kDefaultTryNs);
         Result<void> opened = bus->open_link(try_ns, kAnswerTimeoutNs);
         if (opened.ok()) {
             return bus;
         }
-        if (opened.error().code != ECONNREFUSED || deadline.passed()) {
+        const bool may_come =
+            opened.error().code == ECONNREFUSED || (remote && opened.error().code == ETIMEDOUT);
+        if (!may_come || deadline.passed()) {
             return std::move(opened.error());
+        }
+        if (remote) {
+            const i64 pause_ns = std::min<i64>(kRedialNs, deadline.remaining_ns());
+            const timespec pause{0, pause_ns};  // refused at once, not after having waited
+            (void)::nanosleep(&pause, nullptr);
+            if (deadline.passed()) {
+                return std::move(opened.error());
+            }
         }
     }
 }
 
 Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
-    Result<std::shared_ptr<Link>> opened = Link::open(
-        path_, options_.name, sys::Deadline::after(connect_timeout_ns), answer_timeout_ns);
+    Result<std::shared_ptr<Link>> opened =
+        where_.kind == sys::Address::Kind::tcp
+            ? open_bridged(connect_timeout_ns, answer_timeout_ns)
+            : Link::open(where_.path, options_.name, sys::Deadline::after(connect_timeout_ns),
+                         answer_timeout_ns);
     if (!opened.ok()) {
         return std::move(opened.error());
     }
@@ -67,6 +100,47 @@ Result<void> Bus::open_link(i64 connect_timeout_ns, i64 answer_timeout_ns) {
     // release: link_ is there. Pairs with generation(), though link_ is read under the lock.
     generation_.fetch_add(1, std::memory_order_release);
     return {};
+}
+
+/// The daemon of another host is dialled by a thread: with a time of 0, as when a lost connection
+/// is made again, this only looks how far that has come.
+Result<std::shared_ptr<Link>> Bus::open_bridged(i64 connect_timeout_ns, i64 answer_timeout_ns) {
+    if (!dialled_) {
+        BridgeOptions options;
+        options.endpoint = {where_.host, where_.port};
+        options.name = options_.name;
+        options.token = IPCBUS_TRY(token_from_environment());
+        if (link_ != nullptr) {
+            options.earlier = {link_->welcome().client, link_->welcome().token};
+        }
+        options.connect_timeout_ns = kDialNs;
+        options.answer_timeout_ns = kAnswerTimeoutNs;
+        dialled_ = IPCBUS_TRY(Bridge::dial(std::move(options)));
+    }
+    const bool first = link_ == nullptr;
+    // Once, if no time is given: a connection cannot be there at once.
+    const i64 wait_ns = first && options_.timeout_ns == 0 ? kDialNs : connect_timeout_ns;
+    Bridge::State state = dialled_->wait(Bridge::State::dialling, wait_ns);
+    if (first && state == Bridge::State::greeting) {
+        state = dialled_->wait(Bridge::State::greeting, answer_timeout_ns);
+    }
+    switch (state) {
+        case Bridge::State::dialling:
+        case Bridge::State::greeting: {
+            sys::Error error = fail(
+                ETIMEDOUT, "tcp:" + sys::TcpEndpoint{where_.host, where_.port}.text() +
+                               ": no answer yet");
+            if (first) {
+                dialled_.reset();
+            }
+            return error;
+        }
+        case Bridge::State::ready:
+            return Link::open(std::exchange(dialled_, nullptr), options_.name, answer_timeout_ns);
+        case Bridge::State::failed:
+        case Bridge::State::ended: break;
+    }
+    return as_refused(std::exchange(dialled_, nullptr)->why());
 }
 
 Bus::State Bus::state() {

@@ -9,6 +9,7 @@
 
 #include "link.hpp"
 #include "protocol/waiter.hpp"
+#include "sys/address.hpp"
 
 #include <atomic>
 #include <condition_variable>
@@ -176,9 +177,11 @@ private:
                    const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void note_hang_up();
     sys::Result<void> open_link(i64 connect_timeout_ns, i64 answer_timeout_ns);
+    sys::Result<std::shared_ptr<Link>> open_bridged(i64 connect_timeout_ns, i64 answer_timeout_ns);
 
     BusOptions options_;
-    std::string path_;  ///< of the first connection: a later one is never to another bus
+    sys::Address where_;  ///< of the first connection: a later one is never to another bus
+    std::shared_ptr<Bridge> dialled_;  ///< to another host: on its way, or ready
     sys::WipeOnFork fork_;
 
     std::mutex mutex_;

@@ -26,6 +26,8 @@ namespace {
 
 /// How long to wait before a daemon that hung up on us is tried again.
 constexpr long kTryAgainNs = 5'000'000;
+/// How long what was published may take to reach a daemon on another host, once nobody publishes.
+constexpr i64 kLastMessagesNs = 10'000'000'000;
 
 template <class T>
 T* words_at(const sys::Mapping& page, u64 offset) {
@@ -51,6 +53,11 @@ Link::Link() = default;
 Link::~Link() {
     // Whoever has inherited the socket keeps it open: the daemon is told all the same.
     (void)::shutdown(socket_.get(), SHUT_RDWR);
+    if (bridge_ && bridge_->in_child()) {
+        (void)new std::shared_ptr<Bridge>(std::move(bridge_));  // its threads are the parent's
+    } else if (bridge_) {
+        bridge_->wait_end(kLastMessagesNs);
+    }
 }
 
 u64 Link::next_request() {
@@ -76,6 +83,15 @@ Result<std::shared_ptr<Link>> Link::open(const std::string& path, const std::str
         const timespec pause{0, kTryAgainNs};
         (void)::nanosleep(&pause, nullptr);
     }
+}
+
+Result<std::shared_ptr<Link>> Link::open(std::shared_ptr<Bridge> bridge, const std::string& name,
+                                         i64 answer_timeout_ns) {
+    std::shared_ptr<Link> link(new Link);
+    link->socket_.reset(bridge->take_socket());
+    link->bridge_ = std::move(bridge);
+    IPCBUS_TRY(link->greet(name, answer_timeout_ns));
+    return link;
 }
 
 Result<void> Link::greet(const std::string& name, i64 answer_timeout_ns) {

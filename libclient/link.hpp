@@ -6,6 +6,7 @@
 // go on without a daemon.
 #pragma once
 
+#include "bridge.hpp"
 #include "protocol/frame_reader.hpp"
 #include "rings.hpp"
 #include "sys/clock.hpp"
@@ -29,6 +30,11 @@ public:
     [[nodiscard]] static sys::Result<std::shared_ptr<Link>> open(const std::string& path,
                                                                  const std::string& name,
                                                                  const sys::Deadline& connect,
+                                                                 i64 answer_timeout_ns);
+
+    /// The same over a bridge to another host's daemon, which is ready.
+    [[nodiscard]] static sys::Result<std::shared_ptr<Link>> open(std::shared_ptr<Bridge> bridge,
+                                                                 const std::string& name,
                                                                  i64 answer_timeout_ns);
 
     ~Link();
@@ -108,6 +114,7 @@ private:
     sys::Result<void> map_pages();
     void send_bytes();
 
+    std::shared_ptr<Bridge> bridge_;  ///< null: the daemon is this host's
     sys::ForkClosedFd socket_;
     protocol::FrameReader frame_reader_;
     std::deque<sys::UniqueFd> fds_;

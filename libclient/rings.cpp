@@ -85,18 +85,25 @@ Rings::~Rings() { IPCBUS_ASSERT(rings_.empty()); }
 
 Result<CountedRing> Rings::take(const std::shared_ptr<Link>& link, const protocol::Attached& told,
                                 int fd, sys::Ref<PeerPages>&& pages) {
+    if (told.ring_bytes == 0) {  // of a bridge: a ring has more
+        return fail(ENOMEM, "there is no memory for its ring (the rings of a bus on another host "
+                            "take at most a quarter of this host's memory)");
+    }
     if (!pages || !pages->has_doorbell() || told.index >= pages->geometry().publications_max ||
         told.waiter >= pages->geometry().waiters_max) {
         return fail(ENOMEM, "its publisher's pages cannot be mapped");
     }
     if (told.ring_bytes > protocol::kRingBytesMax ||
-        told.record_bytes_max > protocol::record_bytes_max(told.ring_bytes)) {
+        (told.record_bytes_max & ~protocol::kRelayed) >
+            protocol::record_bytes_max(told.ring_bytes)) {
         return fail(EPROTO, "what the daemon tells of its ring cannot be true");
     }
     const std::lock_guard guard(rings_mutex());
     const RingKey key{{told.uid, told.lineage}, told.publication};
     const auto place = std::lower_bound(rings_.begin(), rings_.end(), key, is_before);
-    if (place != rings_.end() && (*place)->key() == key) {
+    // A relay makes a ring for each attachment, whose cursor alone holds it back: not shared.
+    const bool relayed = (told.record_bytes_max & protocol::kRelayed) != 0;
+    if (!relayed && place != rings_.end() && (*place)->key() == key) {
         if ((*place)->mapped_.capacity() != told.ring_bytes) {
             return fail(EPROTO, "its ring cannot have two sizes");
         }
@@ -123,8 +130,9 @@ void Rings::give(const Ring& ring) {
             return;
         }
         Rings& rings = ring.link().rings();
-        rings.rings_.erase(
-            std::lower_bound(rings.rings_.begin(), rings.rings_.end(), ring.key(), is_before));
+        rings.rings_.erase(std::find(
+            std::lower_bound(rings.rings_.begin(), rings.rings_.end(), ring.key(), is_before),
+            rings.rings_.end(), &ring));
         sys::give_back_room(rings.rings_);
         if (rings.rings_.empty()) {
             last = std::move(rings.link_);

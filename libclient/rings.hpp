@@ -87,7 +87,7 @@ public:
     [[nodiscard]] static bool is_one_of_several(const Ring& ring);
 
 private:
-    std::vector<Ring*> rings_;    ///< sorted by their keys
+    std::vector<Ring*> rings_;    ///< sorted by their keys; those of a relay may have the same
     std::shared_ptr<Link> link_;  ///< while there are any
 };
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kAddress, '\0', "address", true},
     OptionSpec{kName, 'i', "name", true},
     OptionSpec{kConnectTimeout, '\0', "connect-timeout", true},
+    OptionSpec{kTokenFile, '\0', "token-file", true},
     OptionSpec{kNoReconnect, '\0', "no-reconnect", false},
     OptionSpec{kQuiet, 'q', "quiet", false},
     OptionSpec{kDebug, 'd', "debug", false},
@@ -38,6 +40,12 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
         case kName: options.name = option.value; return true;
         case kConnectTimeout:
             options.connect_timeout_ns = IPCBUS_TRY(duration_option(option));
+            return true;
+        case kTokenFile:
+            // The library reads it from there, for each connection it makes.
+            if (::setenv("IPCBUS_TOKEN_FILE", std::string(option.value).c_str(), 1) != 0) {
+                return sys::fail_errno("setenv");
+            }
             return true;
         case kNoReconnect: options.reconnect = false; return true;
         case kQuiet: options.quiet = true; return true;
@@ -99,7 +107,9 @@ bool announce_ready(std::string_view tool, int ready_fd) {
 
 std::string_view common_help() {
     return "Connection and more:\n"
-           "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or the usual place\n"
+           "      --address ADDRESS      unix:PATH or tcp:HOST:PORT; else $IPCBUS_ADDRESS,\n"
+           "                             or the usual place\n"
+           "      --token-file FILE      token for a bus over TCP; else $IPCBUS_TOKEN_FILE\n"
            "  -i, --name NAME            what the client calls itself\n"
            "      --connect-timeout D    keep trying to connect for so long\n"
            "      --no-reconnect         exit 3 when the connection is lost\n"

@@ -23,6 +23,7 @@ enum CommonOptionId : int {
     kAddress = 1,
     kName,
     kConnectTimeout,
+    kTokenFile,
     kNoReconnect,
     kQuiet,
     kDebug,

@@ -126,7 +126,10 @@ inline constexpr u64 kRecordAlignment = 16;
 inline constexpr u64 kRecordHeaderBytes = 16;
 inline constexpr u16 kRecordPresent = 0x8000;  ///< set in every record
 inline constexpr u16 kRecordClosed = 0x4000;   ///< no record: the ring ends here
-inline constexpr u16 kRecordFlagsKnown = kRecordPresent | kRecordClosed;
+/// No message: the sequences up to the u64 that is its payload are missing here. Only in rings that
+/// a relay writes (kRelayed): it had not lost them itself, but was told so from afar.
+inline constexpr u16 kRecordGap = 0x2000;
+inline constexpr u16 kRecordFlagsKnown = kRecordPresent | kRecordClosed | kRecordGap;
 
 constexpr u64 align_record(u64 bytes) {
     return (bytes + kRecordAlignment - 1) & ~(kRecordAlignment - 1);
@@ -151,6 +154,11 @@ constexpr u64 payload_bytes_max(u64 capacity) { return capacity / kPayloadPart; 
 constexpr u64 record_bytes_max(u64 capacity) {
     return record_bytes(kTopicBytesMax, payload_bytes_max(capacity));
 }
+/// A gap is as large as this.
+inline constexpr u64 kGapBytes = record_bytes(0, sizeof(u64));
+/// Set in the record_bytes_max that a reader is told of a ring which a relay writes. That number is
+/// a multiple of 16 otherwise, and no record has a length in between.
+inline constexpr u32 kRelayed = 1;
 /// The largest step by which `announced` is raised at once.
 constexpr u64 raise_max(u64 capacity, u64 largest_record_bytes) {
     const u64 stride = capacity / kStridePart;

@@ -38,6 +38,12 @@ inline constexpr std::size_t kErrorTextBytesMax = 512;
 
 /// A frame, header included, bytes. Control only: on the Unix socket no payload ever crosses.
 inline constexpr std::size_t kFrameBytesMax = 16384;
+/// A token of LOGIN, bytes.
+inline constexpr std::size_t kLoginTokenBytesMax = 256;
+/// Of a stream over TCP, bytes that its receiver keeps at most when its ring is full. Less than the
+/// smallest rings that are worth while, more than a link of 10 Mbit/s has under way in 100 ms.
+inline constexpr std::size_t kStreamWindowBytes = 256 * 1024;
+
 /// Attachments (and detachments) that one MEMBERS frame may carry: 256 x 37 bytes fit the frame.
 inline constexpr std::size_t kMembersPerFrameMax = 256;
 

@@ -168,7 +168,8 @@ void ReaderTable::round(DoorbellPublication& own) {
 
 void ReaderTable::ring(Reader& reader) {
     const u32 number = parked_waiter(reader.rung);
-    if (number >= reader.waiters->waiters_max) {
+    if (number >= reader.waiters->waiters_max ||
+        (guard_ != nullptr && !guard_->there(*reader.waiters, number))) {
         return;
     }
     DoorbellWaiter& waiter = reader.waiters->doorbell[number];

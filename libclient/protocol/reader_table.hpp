@@ -69,6 +69,16 @@ struct ReaderEntry {
     bool reliable = false;
 };
 
+/// For who may not ring blindly: a write to a hole of another's doorbell page allocates memory.
+class DoorbellGuard {
+public:
+    /// Whether that waiter's words have memory.
+    virtual bool there(const PeerWaiters& peer, u32 waiter) = 0;
+
+protected:
+    ~DoorbellGuard() = default;
+};
+
 class ReaderTable {
 public:
     /// An accusation for the daemon.
@@ -77,6 +87,7 @@ public:
         Complaint complaint{};
     };
 
+    void set_guard(DoorbellGuard& guard) { guard_ = &guard; }
     /// Takes an attachment in; a second time with the same id is ignored. A round is due.
     void add(const ReaderEntry& entry);
     /// Whose it was; nullptr: there is none of that id.
@@ -227,6 +238,7 @@ private:
 
     std::vector<Reader> readers_;
     std::vector<Fault> faults_;
+    DoorbellGuard* guard_ = nullptr;  ///< asked before each ring, if there is one
     u64 moves_ = 0;
     u64 changes_ = 0;
     bool round_due_ = false;

@@ -147,12 +147,17 @@ void RingPublisher::hurry(bool on) {
     }
 }
 
-/// [B2]; go_on() is its end.
-void RingPublisher::want(u64 needed) {
+/// [B2]
+void RingPublisher::want_cursor(u64 needed) {
     // 0 would mean "none": at the wrap, one unit more is reached as surely.
     const u64 wanted = needed == 0 ? kRecordAlignment : needed;
     // release: nothing depends on it but the fence that follows.
     writer_.header().wanted.store(wanted, std::memory_order_release);
+}
+
+/// [B2]
+void RingPublisher::want(u64 needed) {
+    want_cursor(needed);
     asleep_episode_ |= 1;
     words_.asleep->store(asleep_episode_, std::memory_order_release);
 }
@@ -181,6 +186,17 @@ bool RingPublisher::spin(u64 bytes, const sys::Deadline& deadline) {
     // It counts as waiting: who never waits for longer must find out who stands still, too.
     waited(bytes, std::min(now_ns, until_ns) - began_ns);
     return false;
+}
+
+bool RingPublisher::ask(u64 bytes) {
+    want_cursor(writer_.cursor_needed(bytes));  // [B2]
+    full_fence();                               // [B3] pairs with [C1]
+    if (!raise(bytes)) {                        // [B4]
+        return false;
+    }
+    not_full();
+    stop_asking();
+    return true;
 }
 
 RingPublisher::Status RingPublisher::block(u64 bytes, const sys::Deadline& deadline) {

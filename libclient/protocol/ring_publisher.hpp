@@ -103,6 +103,20 @@ public:
     Status reserve(u64 bytes, i64 timeout_ns) {
         return writer_.has_room(bytes) ? Status::ok : make_room(bytes, timeout_ns);
     }
+    /// After `full`, for a writer that must not wait here: [B1], its bell, has been read before.
+    /// Asks to be rung when there is room for a record of `bytes`. True: there is, by now.
+    bool ask(u64 bytes);
+    /// Whoever asked goes on: [B6].
+    void stop_asking() {
+        // relaxed: a reader that still sees it rings once in vain.
+        writer_.header().wanted.store(0, std::memory_order_relaxed);
+    }
+    /// Membership has changed and has not been taken in. Who cannot wait for the frame ([M1])
+    /// writes nothing more until it has come, and then calls finish().
+    [[nodiscard]] bool behind() const {
+        // [M1] acquire: pairs with [J1].
+        return words_.mailbox->attention.load(std::memory_order_acquire) != taken_;
+    }
     /// The next record, prepared in place after reserve(): visible from here on.
     void commit(u16 topic_bytes, u32 payload_bytes) {
         writer_.commit(topic_bytes, payload_bytes);
@@ -167,6 +181,7 @@ private:
     void waited(u64 bytes, i64 ns);
     void want(u64 needed);
     void go_on();
+    void want_cursor(u64 needed);
     void hurry(bool on);
     void not_full();
     void finish_slow();

@@ -6,14 +6,43 @@
 
 namespace ipcbus::protocol {
 
+namespace {
+
+constexpr u64 kGapWord = record_word(sizeof(u64), 0, kRecordGap);
+
+}  // namespace
+
 RingReader::Look RingReader::odd_word(u64 position, u64 word, bool sequence_fits) const {
     if (!intact(position)) {
+        return Look::lapped;
+    }
+    if (word == kGapWord && sequence_fits && relayed()) {
         return Look::lapped;
     }
     constexpr u16 kEnd = kRecordPresent | kRecordClosed;
     const bool end = word_flags(word) == kEnd && word_payload_bytes(word) == 0 &&
                      word_topic_bytes(word) == 0;
     return end && sequence_fits ? Look::closed : Look::corrupt;
+}
+
+/// Goes behind the gap at position(), if there is one.
+bool RingReader::pass_gap(u64& ret_lost) {
+    // [R1] acquire: what it says. Pairs with [W8].
+    if (header_at(position_).word.load(std::memory_order_acquire) != kGapWord) {
+        return false;
+    }
+    // relaxed: ordered by the word; checked by intact() if that is another's.
+    const u64 sequence = header_at(position_).sequence.load(std::memory_order_relaxed);
+    const u64 next =
+        reinterpret_cast<const std::atomic<u64>*>(at(position_) + kRecordHeaderBytes)
+            ->load(std::memory_order_relaxed);
+    if (!intact(position_) || sequence != expected_ || distance(next, expected_) <= 0) {
+        return false;
+    }
+    ret_lost = next - expected_;
+    position_ += kGapBytes;
+    expected_ = next;
+    return true;
 }
 
 /// 0: there is none.
@@ -36,6 +65,9 @@ u64 RingReader::oldest_mark() const {
 }
 
 RingReader::Resync RingReader::resync(u64& ret_lost) {
+    if (relayed() && pass_gap(ret_lost)) {
+        return Resync::done;
+    }
     const u64 oldest = oldest_mark();
     return oldest == 0 ? Resync::again : go_to(oldest, ret_lost);
 }
@@ -112,9 +144,10 @@ RingReader::Resync RingReader::go_to(u64 position, u64& ret_skipped) {
         return Resync::again;
     }
     // Every record takes at least 16 bytes: a sequence that is further on than that is a lie, and
-    // so is one that goes back.
+    // so is one that goes back. But where there are gaps.
     const i64 skipped = distance(sequence, expected_);
-    if (skipped < 0 || skipped > distance(position, position_) / i64{kRecordHeaderBytes}) {
+    if (skipped < 0 ||
+        (skipped > distance(position, position_) / i64{kRecordHeaderBytes} && !relayed())) {
         return Resync::corrupt;
     }
     ret_skipped = static_cast<u64>(skipped);

@@ -27,6 +27,10 @@
 // lost = the sequence there - the expected one: exact, and known at once. A record takes 16 bytes:
 // more were not lost than fit between the two positions.
 //
+// A RING THAT A RELAY WRITES may have gaps: a word with the flag, told like a lap by look(), and by
+// resync() as what it says. Nowhere else: there it is corrupt, and no loss is larger than what the
+// ring could have held.
+//
 // WHAT WOULD BREAK IT. The check before the copy instead of after it:
 //     R  announced - capacity <= position: fine          W  (stopped)
 //     R  (stopped)                                       W  raises announced, overwrites the record
@@ -40,7 +44,7 @@
 namespace ipcbus::protocol {
 
 /// A mirrored ring as its readers have it: its header lies right before its data. capacity and
-/// record_bytes_max come from the daemon.
+/// record_bytes_max come from the daemon, the latter with kRelayed or without.
 struct ReadableRing {
     const RingHeader* header = nullptr;
     const std::byte* data = nullptr;
@@ -84,7 +88,8 @@ public:
           capacity_(static_cast<u32>(ring.capacity)),
           record_bytes_max_(static_cast<u32>(ring.record_bytes_max)) {
         IPCBUS_ASSERT(ring.header == header() && ring.capacity <= kRingBytesMax &&
-                      ring.record_bytes_max <= protocol::record_bytes_max(ring.capacity));
+                      (ring.record_bytes_max & ~u64{kRelayed}) <=
+                          protocol::record_bytes_max(ring.capacity));
     }
 
     [[nodiscard]] u64 position() const { return position_; }
@@ -194,6 +199,8 @@ private:
         u64 sequence = 0;
     };
     bool read_at(u64 position, u64 sequence, Header& ret_header, Record& ret_record) const;
+    [[nodiscard]] bool relayed() const { return (record_bytes_max_ & kRelayed) != 0; }
+    bool pass_gap(u64& ret_lost);
     [[nodiscard]] Look odd_word(u64 position, u64 word, bool sequence_fits) const;
     Resync go_to(u64 position, u64& ret_skipped);
     [[nodiscard]] u64 oldest_mark() const;

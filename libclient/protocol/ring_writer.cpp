@@ -64,4 +64,23 @@ bool RingWriter::raise(u64 bytes, u64 smallest) {
     return true;
 }
 
+/// [W11]
+void RingWriter::skip_to(u64 next) {
+    IPCBUS_ASSERT(distance(next, sequence_) > 0 && has_room(kGapBytes));
+    const u64 behind = position_ + kGapBytes;
+    RecordHeader& terminator = header_at(behind);
+    // [W6] relaxed, and [W7]: [W8] orders them before the gap can be seen.
+    reinterpret_cast<std::atomic<u64>*>(payload(0))->store(next, std::memory_order_relaxed);
+    terminator.word.store(0, std::memory_order_relaxed);
+    terminator.sequence.store(next, std::memory_order_relaxed);
+    // [W8] release: as for a record. Pairs with [R1].
+    header_at(position_).word.store(record_word(sizeof(u64), 0, kRecordGap),
+                                    std::memory_order_release);
+    if (distance(position_, next_part_) >= 0) {
+        mark(position_);
+    }
+    position_ = behind;
+    sequence_ = next;
+}
+
 }  // namespace ipcbus::protocol

@@ -25,6 +25,9 @@
 //   [W8] store N's word, with release. A reader finds N by an acquire load of it: one line travels.
 //   [W9] if p is the first boundary in its sixteenth: its mark = p   [W10] newest = p
 //   then reader_table.hpp: full fence, sleepers, round, attention.
+//   [W11] A gap, which a relay writes: [W6] to [W9] of a record whose payload is the sequence that
+//        comes next; the terminator has that one, and the gap the one that is missing first. Not
+//        [W10]: there is nothing to go to. (Not in the model: it is a record there.)
 //
 // WHAT WOULD BREAK IT. Without room for the terminator in [W0] and [W2] it would land on the
 // slowest reader's own header, which then reads 0 = empty and sleeps while the writer is full:
@@ -128,6 +131,10 @@ public:
         prefetch_for_write(at(next + kPrefetchBytes));
         prefetch_for_write(at(next + kPrefetchBytes + kCacheLine));
     }
+
+    /// A relay's way to say that what has the sequences from here up to `next` will not come. Needs
+    /// room for kGapBytes, and next > sequence(). Not in `newest`: there is nothing to go to.
+    void skip_to(u64 next);
 
     /// Ends the ring: readers that come here know that nothing follows. The terminator's place is
     /// always free, so this needs no room. No record may be written afterwards.

@@ -295,22 +295,7 @@ Waiter::Before Waiter::settle_down(Elsewhere& elsewhere, const Source* only, Qui
     sweep_if_due(sys::coarse_ns());
     // [S1] acquire: before every look. Pairs with ring_bell.
     ret_quiet.bell = words_.doorbell->bell.load(std::memory_order_acquire);
-    bool polled = false;
-    for (Source* source : sources_) {
-        for (Attachment* attachment : source->active()) {
-            attachment->store_cursor();
-            attachment->fruitless_looks_ = 0;
-            if (only != nullptr && source != only) {
-                continue;
-            }
-            if (attachment->polled()) {
-                polled = true;
-            } else {
-                attachment->set_parked(words_.number);  // [S2]
-            }
-        }
-    }
-    set_asleep(true);  // [S3]
+    const bool polled = park_active(only);
     // `elsewhere` may throw.
     struct Awake {
         Waiter& waiter;
@@ -321,15 +306,6 @@ Waiter::Before Waiter::settle_down(Elsewhere& elsewhere, const Source* only, Qui
             }
         }
     } awake{*this};
-    for (Source* source : sources_) {
-        for (Attachment* attachment : source->active()) {
-            if (attachment->parked()) {
-                attachment->set_sleepers();  // [S4]
-            }
-        }
-    }
-    full_fence();  // [S5] pairs with [P1], [P7] and the daemon's fence before it looks at `asleep`
-    polled = !fence_writers() || polled;
     const bool found = look_again(only);
     // [S7] relaxed: ordered by the fence.
     if (found || words_.doorbell->summary.load(std::memory_order_relaxed) != 0 ||
@@ -365,6 +341,54 @@ Waiter::Slept Waiter::sleep(std::int64_t timeout_ns, Elsewhere& elsewhere, const
     }
     woken(timeout_ns);
     return Slept::news;
+}
+
+/// [S2] to [S5] and [F4]. True: some stay active, to be looked at by the clock.
+bool Waiter::park_active(const Source* only) {
+    bool polled = false;
+    for (Source* source : sources_) {
+        for (Attachment* attachment : source->active()) {
+            attachment->store_cursor();
+            attachment->fruitless_looks_ = 0;
+            if (only != nullptr && source != only) {
+                continue;
+            }
+            if (attachment->polled()) {
+                polled = true;
+            } else {
+                attachment->set_parked(words_.number);  // [S2]
+            }
+        }
+    }
+    set_asleep(true);  // [S3]
+    for (Source* source : sources_) {
+        for (Attachment* attachment : source->active()) {
+            if (attachment->parked()) {
+                attachment->set_sleepers();  // [S4]
+            }
+        }
+    }
+    full_fence();  // [S5] pairs with [P1], [P7] and the daemon's fence before it looks at `asleep`
+    return !fence_writers() || polled;
+}
+
+bool Waiter::lie_down(bool& ret_polled) {
+    ret_polled = park_active(nullptr);
+    // [S7] relaxed: ordered by the fence.
+    if (look_again(nullptr) || words_.doorbell->summary.load(std::memory_order_relaxed) != 0) {
+        set_asleep(false);
+        return false;
+    }
+    sleeps_++;
+    return true;
+}
+
+void Waiter::get_up(bool swept) {
+    set_asleep(false);  // [S9]
+    take_activity();
+    if (swept) {
+        sweep();
+    }
 }
 
 void Waiter::timed_out(std::int64_t slice_ns) {

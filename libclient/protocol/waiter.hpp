@@ -178,6 +178,8 @@ public:
         /// When the alarm's own time is: not later. What ends before that was rung.
         std::int64_t ends_ns = 0;
     };
+    /// How long what nobody rings for waits to be looked at.
+    static constexpr std::int64_t kPolledSliceNs = 4'000'000;
 
     explicit Waiter(const Words& words);
     Waiter(const Waiter&) = delete;
@@ -224,6 +226,14 @@ public:
     bool arm(Elsewhere& elsewhere, Armed& ret_armed);
     /// [E5] Awake again. `ended`: what was waited for has come to pass, as far as the alarm knows.
     void disarm(const Armed& armed, bool ended);
+    /// sleep() for whoever waits for its bell by other means, having read it before, [S1]: [S2] to
+    /// [S7]. False: there is news, in what is active now or in the summary word; nobody may sleep.
+    /// True: [S8] is the caller's, of at most kPolledSliceNs if that is so of `ret_polled`: nobody
+    /// rings for some of what is active.
+    [[nodiscard]] bool lie_down(bool& ret_polled);
+    /// [S9] to [A2], after lie_down() said true. `swept`: every ring is looked at, for a bell that
+    /// brings no news, or a clock.
+    void get_up(bool swept);
     /// A message was received: the next wait begins with short slices again.
     void fruitful() {
         slice_ns_ = kFirstSliceNs;
@@ -248,7 +258,6 @@ private:
     static constexpr std::int64_t kLastSliceNs = 10'000'000'000;
     static constexpr std::int64_t kSweepPauseNs = 10'000'000;
     static constexpr std::int64_t kSweepShare = 64;  ///< at most one part in so many of the time
-    static constexpr std::int64_t kPolledSliceNs = 4'000'000;
     static constexpr u32 kFruitlessWakesMax = 16;
     static constexpr std::int64_t kNapMaxNs = 64'000'000;
 
@@ -264,6 +273,7 @@ private:
     void rung();
     void fruitless();
     [[nodiscard]] std::int64_t nap_ns() const;
+    bool park_active(const Source* only);
     void grow_buckets();
     void link(Attachment& attachment);
     void unlink(Attachment& attachment);

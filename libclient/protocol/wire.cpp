@@ -35,6 +35,11 @@ const char* frame_name(FrameType type) {
         case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
         case FrameType::refused: return "REFUSED";
+        case FrameType::login: return "LOGIN";
+        case FrameType::replaces: return "REPLACES";
+        case FrameType::data: return "DATA";
+        case FrameType::credit: return "CREDIT";
+        case FrameType::readers: return "READERS";
     }
     return "unknown frame";
 }
@@ -70,6 +75,25 @@ void end_frame(std::vector<std::byte>& out, std::size_t begin) {
     for (std::size_t i = 0; i < sizeof(u32); i++) {
         out[begin + i] = static_cast<std::byte>(bytes >> (8 * i));
     }
+}
+
+void encode_data_head(std::vector<std::byte>& out, const DataHead& head, std::size_t bytes) {
+    IPCBUS_ASSERT(bytes <= kDataBytesMax);
+    FieldWriter writer(out);
+    writer(static_cast<u32>(kFrameHeaderBytes + kDataHeadBytes + bytes),
+           static_cast<u16>(FrameType::data), u16{0}, u64{0});
+    DataHead::fields(head, writer);
+}
+
+bool decode_data(std::span<const std::byte> fields, DataHead& ret_head,
+                 std::span<const std::byte>& ret_bytes) {
+    if (fields.size() < kDataHeadBytes) {
+        return false;
+    }
+    FieldReader reader(fields.first(kDataHeadBytes));
+    DataHead::fields(ret_head, reader);
+    ret_bytes = fields.subspan(kDataHeadBytes);
+    return reader.complete();
 }
 
 }  // namespace ipcbus::protocol

@@ -16,6 +16,14 @@
 // Descriptors ride, from the daemon to a client alone, with the first byte of the frame that names
 // them, in the order told there. The client answers with RECEIVED, so that never more than
 // kFdsUnacknowledgedMax are on the way.
+//
+// ON TCP the same frames cross without descriptors, and without those that are about shared memory
+// (MAPPED, RECEIVED, TAKEN, COMPLAIN, PEER, PEER_GONE, MEMBERS, RESUME). Messages cross in DATA, in
+// streams: one for each publication of the client, one for each of its attachments. A stream is the
+// records of a ring one after the other, as layout.hpp has them (header, topic, payload, padded to
+// 16; little-endian; a word with `closed` ends it), cut into frames anywhere. CREDIT says how much
+// of a stream may be sent in all: its receiver never has to keep more than it has promised room
+// for, and a slow one holds back its stream and no other. protocol/stream.hpp has both ends.
 #pragma once
 
 #include "protocol/layout.hpp"
@@ -57,6 +65,12 @@ enum class FrameType : u16 {
     serve = 49,
     collect = 50,
     respond = 51,
+    // both ways, on TCP alone
+    login = 80,
+    data = 81,
+    credit = 82,
+    readers = 83,
+    replaces = 84,
     // daemon to client
     welcome = 64,
     error = 65,
@@ -434,6 +448,55 @@ struct CaughtUp {
     static void fields(auto& self, auto& v) { v(self.subscription); }
 };
 
+// ------------------------------------------------------------------------------ on TCP alone
+
+/// Who the client is, if the bus wants to know: before HELLO. Not answered, unless it is refused.
+struct Login {
+    static constexpr FrameType kType = FrameType::login;
+    std::string token;
+    static void fields(auto& self, auto& v) { v.text(self.token, kLoginTokenBytesMax); }
+};
+
+/// The client had another connection to this bus, with that WELCOME. It is over, whatever is known
+/// of it there (who has only lost the way to the other end does not know it): it ends before this
+/// one begins. Before HELLO. Not answered.
+struct Replaces {
+    static constexpr FrameType kType = FrameType::replaces;
+    u64 client = 0;
+    Id128 token{};
+    static void fields(auto& self, auto& v) { v(self.client, self.token); }
+};
+
+/// What DATA begins with; the rest of the frame is bytes of the stream. To the daemon, `stream` is
+/// a publication; from it, an attachment.
+struct DataHead {
+    u64 stream = 0;
+    /// Bytes of the record that these go on with which have been sent: 0 where one begins. (One
+    /// that was begun and is not gone on with has been overtaken in its ring: it will not come.)
+    u32 offset = 0;
+    static void fields(auto& self, auto& v) { v(self.stream, self.offset); }
+};
+inline constexpr std::size_t kDataHeadBytes = sizeof(u64) + sizeof(u32);
+/// Of a stream in one frame.
+inline constexpr std::size_t kDataBytesMax =
+    (kFrameBytesMax - kFrameHeaderBytes - kDataHeadBytes) / 16 * 16;
+
+/// To who sends a stream: so many bytes of it may be sent, those that were sent included.
+struct Credit {
+    static constexpr FrameType kType = FrameType::credit;
+    u64 stream = 0;
+    u64 bytes = 0;
+    static void fields(auto& self, auto& v) { v(self.stream, self.bytes); }
+};
+
+/// To a publisher: so many attachments read it now.
+struct Readers {
+    static constexpr FrameType kType = FrameType::readers;
+    u64 publication = 0;
+    u32 count = 0;
+    static void fields(auto& self, auto& v) { v(self.publication, self.count); }
+};
+
 // ------------------------------------------------------------------------ encode, decode
 
 /// Appends fields to a buffer, little-endian. Every string and list must be within its bound: the
@@ -549,5 +612,11 @@ template <class Frame>
     Frame::fields(ret_frame, reader);
     return reader.complete();
 }
+
+/// The head of a DATA frame that will carry `bytes` of a stream behind it.
+void encode_data_head(std::vector<std::byte>& out, const DataHead& head, std::size_t bytes);
+/// The fields of a DATA frame. False: too short.
+[[nodiscard]] bool decode_data(std::span<const std::byte> fields, DataHead& ret_head,
+                               std::span<const std::byte>& ret_bytes);
 
 }  // namespace ipcbus::protocol

@@ -3,6 +3,7 @@
 #include "sys/address.hpp"
 
 #include "sys/clock.hpp"
+#include "sys/tcp.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -157,23 +158,12 @@ Result<void> remove_stale_socket(const sockaddr_un& address, const std::string& 
 }
 
 Result<Address> parse_tcp(std::string_view text) {
-    const std::string_view rest = text.substr(kTcpPrefix.size());
-    const std::size_t colon = rest.rfind(':');
-    unsigned port = 0;
-    if (colon != std::string_view::npos && colon > 0) {
-        const std::string_view digits = rest.substr(colon + 1);
-        const auto [end, code] =
-            std::from_chars(digits.data(), digits.data() + digits.size(), port);
-        if (code != std::errc{} || end != digits.data() + digits.size() || port > 65535) {
-            port = 0;
-        }
-    }
-    if (port == 0) {
-        return fail(EINVAL, "not an address: \"" + std::string(text) +
-                                "\" (tcp:HOST:PORT, PORT from 1 to 65535)");
-    }
-    return fail(EPROTONOSUPPORT, "tcp is not available in this version: \"" + std::string(text) +
-                                     "\" (use unix:/PATH)");
+    TcpEndpoint endpoint = IPCBUS_TRY(parse_endpoint(std::string(text.substr(kTcpPrefix.size()))));
+    Address address;
+    address.kind = Address::Kind::tcp;
+    address.host = endpoint.host.empty() ? "localhost" : std::move(endpoint.host);
+    address.port = endpoint.port;
+    return address;
 }
 
 /// The file gets the permissions that the socket has had since before: changing them by name could
@@ -201,7 +191,7 @@ Result<Address> parse_address(std::string_view text) {
         address.path = text;
     } else {
         return fail(EINVAL, "not an address: \"" + std::string(text) +
-                                "\" (unix:/ABSOLUTE/PATH, or the path alone)");
+                                "\" (unix:/ABSOLUTE/PATH, or the path alone, or tcp:HOST:PORT)");
     }
     (void)IPCBUS_TRY(socket_address(address.path));
     return address;

@@ -21,7 +21,7 @@ struct Address {
     std::uint16_t port = 0;  // tcp
 };
 
-/// `unix:/absolute/path`, or the path alone. `tcp:HOST:PORT` is understood and refused.
+/// `unix:/absolute/path`, or the path alone; `tcp:HOST:PORT`, `tcp:[::1]:PORT`, `tcp:PORT`.
 [[nodiscard]] Result<Address> parse_address(std::string_view text);
 
 /// IPCBUS_ADDRESS as it stands; else $XDG_RUNTIME_DIR/ipcbus/bus.sock if that is there; else

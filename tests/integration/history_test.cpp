@@ -45,7 +45,7 @@ std::vector<std::string> drain(const Subscriber& subscriber) {
 
 TEST_CASE("the last so many, all there are, or none") {
     const DaemonFixture daemon;
-    const Bus writers = connect(daemon.address());
+    const Bus writers = connect(daemon.local_address());
     const Bus bus = connect(daemon.address());
     const Publisher publisher = advertise(writers, "t");
     CHECK(drain(subscribe_from(bus, "t", IPCBUS_OLDEST)).empty());
@@ -84,7 +84,7 @@ TEST_CASE("the last so many, all there are, or none") {
 
 TEST_CASE("of each publication; under a filter, whatever the topics are") {
     const DaemonFixture daemon;
-    const Bus writers = connect(daemon.address());
+    const Bus writers = connect(daemon.local_address());
     const Bus bus = connect(daemon.address());
     const Publisher one = advertise(writers, "a/1");
     const Publisher two = advertise(writers, "a/2");
@@ -125,7 +125,7 @@ TEST_CASE("nothing between history and live is lost or comes twice") {
     };
     const SharedBlock<Scene> scene;
     ChildProcess writer = ChildProcess::fork([&] {
-        const Bus own = connect(daemon.address());
+        const Bus own = connect(daemon.local_address());
         const Publisher publisher = advertise(own, "stream");
         std::string payload;
         for (std::uint64_t i = 1; !scene->over; i++) {
@@ -163,7 +163,7 @@ TEST_CASE("nothing between history and live is lost or comes twice") {
 
 TEST_CASE("whoever is overtaken before the first look is told how much is gone, and goes on") {
     const DaemonFixture daemon("[publications]\nstall_timeout = \"100ms\"\n");
-    const Bus writers = connect(daemon.address());
+    const Bus writers = connect(daemon.local_address());
     const Bus bus = connect(daemon.address());
     constexpr int kMany = 65536 / 16 * 10;
     std::string first;
@@ -212,7 +212,7 @@ TEST_CASE("whoever is overtaken before the first look is told how much is gone, 
 
 TEST_CASE("what was published is there when it has been subscribed, however new the ring is") {
     const DaemonFixture daemon;
-    const Bus writers = connect(daemon.address());
+    const Bus writers = connect(daemon.local_address());
     const Bus bus = connect(daemon.address());
     for (int i = 0; i < 20; i++) {
         const std::string topic = "large/" + std::to_string(i);
@@ -220,6 +220,14 @@ TEST_CASE("what was published is there when it has been subscribed, however new 
         const Publisher publisher = advertise(writers, topic, 32 << 20);
         publish(publisher, "x");
         CHECK(drain(subscribe_from(bus, topic, 1)) == std::vector<std::string>{"x"});
+    }
+    {  // More than the ring of who reads over TCP has otherwise.
+        const Publisher publisher = advertise(writers, "most", 8 << 20);
+        const std::string text(1000, 'x');
+        for (int i = 0; i < 5000; i++) {
+            publish(publisher, text);
+        }
+        CHECK(drain(subscribe_from(bus, "most", IPCBUS_OLDEST)).size() == 5000);
     }
     // Of many at once.
     std::vector<Publisher> publishers;

@@ -159,6 +159,21 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::refused:
         put(protocol::Refused{it.publication, it.attachment, 1, 2, ENOMEM});
         break;
+    case FrameType::login:
+        put(protocol::Login{"a token"});
+        break;
+    case FrameType::replaces:
+        put(protocol::Replaces{it.client, {}});
+        break;
+    case FrameType::data:
+        protocol::encode_data_head(out, {it.publication, 0}, 0);
+        break;
+    case FrameType::credit:
+        put(protocol::Credit{it.attachment, 4096});
+        break;
+    case FrameType::readers:
+        put(protocol::Readers{it.publication, 1});
+        break;
     }
     return out;
 }
@@ -208,6 +223,11 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::stopping:
     case FrameType::caught_up:
     case FrameType::refused:
+    case FrameType::login:
+    case FrameType::replaces:
+    case FrameType::data:
+    case FrameType::credit:
+    case FrameType::readers:
         return Reaction::ended;
     }
     return Reaction::ended;  // of no type at all

@@ -26,16 +26,19 @@ DaemonFixture::DaemonFixture(const std::string& config, unsigned descriptors_max
     : socket_path_(directory_.file("bus.sock")) {
     write_config(config);
     std::vector<std::string> command{daemon_program(), "-c", directory_.file("ipcbusd.toml"),
-                                     "--listen", address()};
+                                     "--listen", "unix:" + socket_path_,
+                                     "--listen", "tcp:127.0.0.1:0"};
     if (descriptors_max != 0) {
         command.insert(command.begin(), {"/bin/sh", "-c", "ulimit -n \"$0\" && exec \"$@\"",
                                          std::to_string(descriptors_max)});
     }
     process_ = ChildProcess::run(command);
     // It says so once the socket can be connected to.
-    log_read_ = process_.wait_for_output("listening on");
+    log_read_ = process_.wait_for_output("listening on unix");
     INFO(process_.output());
     REQUIRE(log_read_ != std::string::npos);
+    const std::size_t tcp = process_.output().find("tcp:");
+    tcp_ = process_.output().substr(tcp, process_.output().find('\n', tcp) - tcp);
 }
 
 DaemonFixture::~DaemonFixture() {
@@ -50,6 +53,8 @@ DaemonFixture::~DaemonFixture() {
     CHECK(status.value_or(-1) == 0);
     CHECK(log.find("assertion failed") == std::string::npos);
 }
+
+bool DaemonFixture::over_tcp() { return std::getenv("IPCBUS_TEST_TCP") != nullptr; }
 
 void DaemonFixture::write_config(const std::string& config) {
     write_file(directory_.file("ipcbusd.toml"), config);

@@ -17,7 +17,14 @@ public:
     ~DaemonFixture();
 
     [[nodiscard]] const std::string& socket_path() const { return socket_path_; }
-    [[nodiscard]] std::string address() const { return "unix:" + socket_path_; }
+    /// Where clients find it: its socket; with IPCBUS_TEST_TCP set, its TCP port. So every test
+    /// that gives this to a client is one of remote clients, too.
+    [[nodiscard]] std::string address() const { return over_tcp() ? tcp_ : local_address(); }
+    /// For who is known to have published when publish returns.
+    [[nodiscard]] std::string local_address() const { return "unix:" + socket_path_; }
+    /// "tcp:127.0.0.1:PORT".
+    [[nodiscard]] const std::string& tcp_address() const { return tcp_; }
+    [[nodiscard]] static bool over_tcp();
     [[nodiscard]] const TempDir& directory() const { return directory_; }
     [[nodiscard]] ChildProcess& process() { return process_; }
 
@@ -31,6 +38,7 @@ public:
 private:
     TempDir directory_;
     std::string socket_path_;
+    std::string tcp_;
     ChildProcess process_;
     std::size_t log_read_ = 0;
 };

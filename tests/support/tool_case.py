@@ -8,8 +8,10 @@ IPCBUS_TEST_CAT. Nothing is waited for by sleeping: readers tell when they are s
 import ctypes
 import glob
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -118,13 +120,26 @@ class Tool:
             os.close(self.ready_end)
 
 
+def free_port():
+    """One that the kernel gives to nobody who does not name it."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.directory = tempfile.mkdtemp(prefix="ipcbus-")
         self.addCleanup(shutil.rmtree, self.directory)
         self.environment = {name: value for name, value in os.environ.items()
                             if not name.startswith("IPCBUS") or name.startswith("IPCBUS_TEST")}
-        self.address = "unix:" + os.path.join(self.directory, "bus.sock")
+        over_tcp = "IPCBUS_TEST_TCP" in os.environ
+        self.address = f"tcp:127.0.0.1:{free_port()}" if over_tcp else self.unix_address()
         self.environment["IPCBUS_ADDRESS"] = self.address
 
     def adopt_orphans(self):
@@ -133,6 +148,9 @@ class Case(unittest.TestCase):
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
         self.addCleanup(end_orphans)
+
+    def unix_address(self):
+        return "unix:" + os.path.join(self.directory, "bus.sock")
 
     def start_daemon(self, config=None):
         words = [DAEMON, "--listen", self.address]
@@ -147,7 +165,8 @@ class Case(unittest.TestCase):
         self.addCleanup(daemon.wait)
         self.addCleanup(daemon.kill)
         result = self.pub("-t", "ready", "-n", "--connect-timeout", "10s")
-        self.assertEqual(result.code, 0, result)
+        with open(os.path.join(self.directory, "log"), encoding="utf-8") as log:
+            self.assertEqual(result.code, 0, (result, log.read()))
         return daemon
 
     def tool(self, *words, **options):

@@ -381,3 +381,36 @@ TEST_CASE("the example file shows every key with its default") {
 }
 
 TEST_SUITE_END();
+
+TEST_CASE("tcp: off, loopback, and beyond it only in so many words") {
+    CHECK(good("").tcp.listen.empty());
+    const Config config = good(
+        "[tcp]\nlisten = [4222, \"[::1]:4223\", \"127.0.0.1:4224\"]\nclients = 7\n"
+        "handshake_timeout = \"1s\"\ndead_peer_timeout = \"2s\"\n");
+    REQUIRE(config.tcp.listen.size() == 3);
+    CHECK(config.tcp.listen[0] == sys::TcpEndpoint{"", 4222});
+    CHECK(config.tcp.listen[1] == sys::TcpEndpoint{"::1", 4223});
+    CHECK(config.tcp.clients == 7);
+    CHECK(config.tcp.handshake_timeout_ns == 1'000'000'000);
+    CHECK(config.tcp.dead_peer_timeout_ns == 2'000'000'000);
+    const std::string refused = error_of("[tcp]\nlisten = [4222, \"0.0.0.0:4222\"]\n");
+    CHECK(refused.starts_with("test.toml:2:10: tcp.listen: 0.0.0.0:4222 is not this host's"));
+    CHECK(refused.find("insecure = true") != std::string::npos);
+    CHECK(errors_of("[tcp]\nlisten = [\"localhost:1\"]\n").size() == 1);  // a name can be anything
+    CHECK(good("[tcp]\ninsecure = true\nlisten = [\"0.0.0.0:4222\"]\n").tcp.insecure);
+    CHECK(error_of("[tcp]\ninsecure = \"yes\"\n") ==
+          "test.toml:2:12: tcp.insecure must be true or false");
+    CHECK(error_of("[tcp]\nlisten = [4222, 4222]\n").ends_with("tcp.listen has :4222 twice"));
+    CHECK(error_of("[tcp]\nlisten = [70000]\n").find("from 1 to 65535") != std::string::npos);
+    CHECK(error_of("[tcp]\nlisten = \"4222\"\n").find("must be a list") != std::string::npos);
+    CHECK(error_of("[tcp]\ntoken_file = \"tokens\"\n").find("absolute path") !=
+          std::string::npos);
+    CHECK(error_of("[tcp]\ntoken_file = \"/nowhere/tokens\"\n").find("No such file") !=
+          std::string::npos);
+    CHECK(error_of("[listen]\nsockets = [\"tcp:1\"]\n").find("tcp.listen") != std::string::npos);
+    const auto changes = daemon::diff(good(""), config);
+    CHECK(std::any_of(changes.begin(), changes.end(), [](const daemon::Change& change) {
+        return change.key == "tcp.listen" && change.tag == Tag::restart &&
+               change.new_value == "[\"4222\", \"[::1]:4223\", \"127.0.0.1:4224\"]";
+    }));
+}

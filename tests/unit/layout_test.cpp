@@ -95,7 +95,10 @@ TEST_CASE("constants") {
     CHECK(kRecordHeaderBytes == 16);
     CHECK(kRecordPresent == 0x8000);
     CHECK(kRecordClosed == 0x4000);
-    CHECK(kRecordFlagsKnown == 0xc000);
+    CHECK(kRecordGap == 0x2000);
+    CHECK(kGapBytes == 32);
+    CHECK(kRelayed == 1);
+    CHECK(kRecordFlagsKnown == 0xe000);
     CHECK(kPayloadPart == 4);
     CHECK(kCursorPart == 8);
     CHECK(kStridePart == 16);

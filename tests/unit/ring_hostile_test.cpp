@@ -276,3 +276,46 @@ TEST_CASE("noise under the reader's eyes") {
     publisher.join();
     CHECK(wrong == 0);
 }
+
+TEST_CASE("a gap is believed where a relay writes, and nowhere else") {
+    const TestRing ring(kCapacity, each_origin());
+    RingWriter writer = ring.writer();
+    publish_over(writer, 20);
+    REQUIRE(writer.has_room(kGapBytes));
+    writer.skip_to(1000);
+    publish_over(writer, 20);
+    ReadableRing readable = ring.readable();
+    RingReader plain(readable, ring.origin(), 1);
+    readable.record_bytes_max |= kRelayed;
+    RingReader relayed(readable, ring.origin(), 1);
+    Record record;
+    std::vector<std::byte> payload;
+    for (RingReader* reader : {&plain, &relayed}) {
+        REQUIRE(receive(*reader, record, payload) == Look::record);
+    }
+    CHECK(plain.look(record) == Look::corrupt);
+    CHECK(relayed.news());
+    REQUIRE(relayed.look(record) == Look::lapped);
+    u64 lost = 0;
+    REQUIRE(relayed.resync(lost) == Resync::done);
+    CHECK(lost == 998);
+    REQUIRE(receive(relayed, record, payload) == Look::record);
+    CHECK(record.sequence == 1000);
+    CHECK(relayed.look(record) == Look::empty);
+    // Over the gap to the newest: told by one number, or not believed.
+    RingReader hurried(readable, ring.origin(), 1);
+    REQUIRE(hurried.go_to_newest(lost) == Resync::done);
+    CHECK(lost == 999);
+    RingReader plain_hurried(ring.readable(), ring.origin(), 1);
+    CHECK(plain_hurried.go_to_newest(lost) == Resync::corrupt);
+    // One that goes back, or nowhere, is none.
+    auto& next = *reinterpret_cast<std::atomic<u64>*>(
+        &ring.record_at(ring.origin() + record_bytes(0, 20)) + 1);
+    for (const u64 lie : {u64{2}, u64{1}, u64{0}, ~u64{0}}) {
+        next.store(lie);
+        RingReader reader(readable, ring.origin(), 1);
+        REQUIRE(receive(reader, record, payload) == Look::record);
+        CHECK(reader.look(record) == Look::lapped);
+        CHECK(reader.resync(lost) != Resync::done);
+    }
+}

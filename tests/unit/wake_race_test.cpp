@@ -31,9 +31,9 @@ sys::Deadline until(double seconds) {
 }
 
 /// A thread per reader; each reads until all its rings are closed.
-class Readers {
+class RacingReaders {
 public:
-    explicit Readers(u32 count) {
+    explicit RacingReaders(u32 count) {
         for (u32 i = 0; i < count; i++) {
             readers_.push_back(std::make_unique<TestReader>(i));
         }
@@ -103,7 +103,7 @@ TEST_CASE("a blocking publisher and sleeping readers: all, once, in order, nobod
         std::mt19937 random(seed);
         TestPublication publication(setting.capacity,
                                     origin_position(setting.origin, setting.capacity));
-        Readers readers(setting.readers);
+        RacingReaders readers(setting.readers);
         for (u32 i = 0; i < setting.readers; i++) {
             readers[i].attach(publication, i + 1, i);
         }
@@ -147,7 +147,7 @@ TEST_CASE("one record, then silence until it has been read: the writer says noth
     for (const u32 count : {1u, 2u}) {
         std::mt19937 random(seed);
         TestPublication publication(4096);
-        Readers readers(count);
+        RacingReaders readers(count);
         std::vector<const TestReader::Attached*> attached;
         for (u32 i = 0; i < count; i++) {
             attached.push_back(&readers[i].attach(publication, i + 1, i));
@@ -183,7 +183,7 @@ TEST_CASE("lossy readers: received and lost add up, and nobody oversleeps") {
     CAPTURE(seed);
     std::mt19937 random(seed);
     TestPublication publication(8192, origin_position(Origin::below_2_32, 8192));
-    Readers readers(3);
+    RacingReaders readers(3);
     for (u32 i = 0; i < 3; i++) {
         readers[i].attach(publication, i + 1, i, i == 2);
     }
@@ -233,7 +233,7 @@ TEST_CASE("several rings, one waiter: parked one by one while awake, and all for
     for (u32 i = 0; i < kRings; i++) {
         publications.push_back(std::make_unique<TestPublication>(4096));
     }
-    Readers readers(2);
+    RacingReaders readers(2);
     for (u32 reader = 0; reader < 2; reader++) {
         for (u32 i = 0; i < kRings; i++) {
             readers[reader].attach(*publications[i], reader + 1, i);
@@ -299,7 +299,7 @@ TEST_CASE("a doorbell under attack: the reader naps, and gets everything all the
     const u32 seed = race_seed();
     CAPTURE(seed);
     TestPublication publication(4096);
-    Readers readers(1);
+    RacingReaders readers(1);
     readers[0].attach(publication, 1, 0);
     std::atomic<bool> stop{false};
     std::thread attacker([&] {

@@ -276,6 +276,29 @@ TEST_CASE("golden bytes, from the daemon") {
           "180000004b00000008070605040302018877665544332211");
 }
 
+TEST_CASE("frames of remote clients") {
+    CHECK(kLoginTokenBytesMax == 256);
+    CHECK(kDataBytesMax == 16352);
+    CHECK(kStreamWindowBytes == 262144);
+    check(Login{"secret"}, "180000005000000008070605040302010600736563726574");
+    check(Replaces{kSome, id_from(0x10)},
+          "28000000540000000807060504030201887766554433221110111213141516171819"
+          "1a1b1c1d1e1f");
+    check(Credit{kSome, 7}, "2000000052000000080706050403020188776655443322110700000000000000");
+    check(Readers{kSome, 0x99aabbcc}, "1c0000005300000008070605040302018877665544332211ccbbaa99");
+    Bytes data;
+    encode_data_head(data, DataHead{kSome, 48}, 16);
+    CHECK(hex(data) == "2c000000510000000000000000000000887766554433221130000000");
+    data.resize(data.size() + 16, std::byte{'x'});
+    DataHead head;
+    std::span<const std::byte> bytes;
+    REQUIRE(decode_data(fields_of(data), head, bytes));
+    CHECK(head.stream == kSome);
+    CHECK(head.offset == 48);
+    CHECK(bytes.size() == 16);
+    CHECK_FALSE(decode_data(fields_of(data).first(kDataHeadBytes - 1), head, bytes));
+}
+
 TEST_CASE("strings are bounded, whatever their count says") {
     Hello hello;
     const Bytes before(16, std::byte{0});

@@ -94,13 +94,14 @@ extern "C" {
 
 struct ipcbus_connect_options {
     size_t struct_size;
-    /* "unix:/path". NULL: $IPCBUS_ADDRESS; then $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there;
-     * then /run/ipcbus/bus.sock. Copied. */
+    /* "unix:/path", or "tcp:host:port" for the bus of another host. NULL: $IPCBUS_ADDRESS; then
+     * $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there; then /run/ipcbus/bus.sock. Copied. */
     const char *address;
     /* What the client calls itself in the daemon's log, at most 64 bytes. NULL: the name of the
      * program. Copied. */
     const char *name;
-    /* How long to try, ns; also when nobody listens yet. 0: once, and 5 s for the answer. */
+    /* How long to try, ns; also when nobody listens yet. 0: once, and 5 s for the answer (over TCP
+     * also 5 s for the connection). */
     int64_t timeout_ns;
     uint32_t flags; /* IPCBUS_NO_RECONNECT */
     uint32_t reserved;
@@ -250,7 +251,7 @@ struct ipcbus_subscriber_options {
  * is there to be received (but for publications that the daemon has no room to attach just now:
  * these, and their history, come later). The caller owns *ret_subscriber. Errors: -EINVAL,
  * -EDQUOT, -EMFILE, -EACCES, -ESHUTDOWN; with `history`, -EPROTONOSUPPORT (the daemon is older
- * than that) and -ETIMEDOUT (it has not told in 10 s of all there is).
+ * than that) and -ETIMEDOUT (not all there is has come, and for 10 s nothing).
  */
 IPCBUS_EXPORT int ipcbus_subscribe(ipcbus_bus *bus, const char *filter,
                                    const struct ipcbus_subscriber_options *options,

@@ -993,8 +993,9 @@ class Bus(_Closing):
 
     def __init__(self, address: Optional[str] = None, *, name: Optional[str] = None,
                  timeout: Optional[float] = 0, reconnect: bool = True) -> None:
-        """`address`: "unix:/path"; None: $IPCBUS_ADDRESS, or where the bus usually is. `name`: what
-        the client calls itself in the daemon's log, at most 64 bytes; None: the program's name.
+        """`address`: "unix:/path" or "tcp:host:port"; None: $IPCBUS_ADDRESS, or where the bus usually
+        is. `name`: what the client calls itself in the daemon's log, at most 64 bytes; None: the
+        program's name.
         `timeout`: how many seconds to try, also when no daemon is there yet; 0: once; None: for
         ever. `reconnect`: whether a lost connection is made again; else calls raise Disconnected.
 

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a remote client says: most of it passes on to the bus as it is, but nothing that is about
+// memory. All of it is hostile. See remote_session.hpp.
+#include "log.hpp"
+#include "remote_hub.hpp"
+#include "remote_streams.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace ipcbus::daemon {
+
+using protocol::FrameHeader;
+using protocol::FrameReader;
+using protocol::FrameType;
+using protocol::u64;
+
+template <class Frame>
+bool RemoteSession::decoded(const FrameHeader& header, std::span<const std::byte> fields,
+                            Frame& ret_frame) {
+    if (protocol::decode(fields, ret_frame)) {
+        return true;
+    }
+    fail(header.request, EPROTO, fmt::format("{}: malformed", protocol::frame_name(header.type)));
+    return false;
+}
+
+void RemoteSession::take_remote_frames() {
+    FrameHeader header;
+    std::span<const std::byte> fields;
+    while (state_ == State::awaiting_hello || state_ == State::opening || state_ == State::active) {
+        switch (remote_frames_.next(header, fields)) {
+        case FrameReader::Status::need_more:
+            return;
+        case FrameReader::Status::malformed:
+            fail(0, EPROTO, remote_frames_.why());
+            return;
+        case FrameReader::Status::frame:
+            remote_frame(header, fields);
+            break;
+        }
+    }
+}
+
+void RemoteSession::remote_frame(const FrameHeader& header, std::span<const std::byte> fields) {
+    if ((header.request & kOwnRequestBit) != 0) {
+        fail(0, EPROTO, "a request number of 2^63 or more");
+        return;
+    }
+    if (state_ != State::active) {
+        greeting(header, fields);
+        return;
+    }
+    switch (header.type) {
+    case FrameType::data:
+        data(fields);
+        return;
+    case FrameType::credit: {
+        protocol::Credit credit;
+        if (decoded(header, fields, credit)) {
+            // Of a stream that is gone: it has crossed with that.
+            if (const auto found = outgoing_.find(credit.stream); found != outgoing_.end()) {
+                found->second->sender.allow(credit.bytes);
+                list(*found->second);
+            }
+        }
+        return;
+    }
+    case FrameType::advertise: {
+        protocol::Advertise advertise;
+        if (decoded(header, fields, advertise)) {
+            advertise.waiter = 0;
+            tell_bus(advertise, header.request);
+        }
+        return;
+    }
+    case FrameType::unadvertise: {
+        protocol::Unadvertise frame;
+        if (decoded(header, fields, frame)) {
+            leave(header, frame.publication);
+        }
+        return;
+    }
+    case FrameType::subscribe: {
+        protocol::Subscribe frame;
+        if (decoded(header, fields, frame)) {
+            tell_bus(frame, header.request);
+        }
+        return;
+    }
+    case FrameType::subscribe_from: {
+        protocol::SubscribeFrom frame;
+        if (decoded(header, fields, frame)) {
+            tell_bus(frame, header.request);
+        }
+        return;
+    }
+    case FrameType::unsubscribe: {
+        protocol::Unsubscribe frame;
+        if (decoded(header, fields, frame)) {
+            unsubscribe(header, frame.subscription);
+        }
+        return;
+    }
+    case FrameType::detached: {
+        protocol::Detached frame;
+        if (decoded(header, fields, frame)) {
+            detached(frame.attachment);
+        }
+        return;
+    }
+    default:
+        other_frame(header);
+        return;
+    }
+}
+
+/// What is about memory has no business here; what newer clients ask for is refused by its name.
+void RemoteSession::other_frame(const FrameHeader& header) {
+    constexpr FrameType kNotHere[] = {FrameType::hello,    FrameType::resume,  FrameType::login,
+                                      FrameType::mapped,   FrameType::taken,   FrameType::received,
+                                      FrameType::complain, FrameType::readers, FrameType::replaces};
+    const bool from_daemon = header.type >= FrameType::welcome && header.type < FrameType::login;
+    if (from_daemon || header.request == 0 ||
+        std::find(std::begin(kNotHere), std::end(kNotHere), header.type) != std::end(kNotHere)) {
+        fail(header.request, EPROTO,
+             fmt::format("{}: not allowed here", protocol::frame_name(header.type)));
+        return;
+    }
+    protocol::ErrorFrame frame;
+    frame.code = EPROTONOSUPPORT;
+    frame.text = fmt::format("{}: not for remote clients: this bus does not carry it over TCP",
+                             protocol::frame_name(header.type));
+    say(frame, header.request);
+}
+
+/// The remote knows a subscription from SUBSCRIBED, which has passed here. Another's number, or one
+/// that is still on its way, would leave rings mapped that nobody accounts for.
+void RemoteSession::unsubscribe(const FrameHeader& header, u64 subscription) {
+    if (subscriptions_.erase(subscription) == 0) {
+        protocol::ErrorFrame frame;
+        frame.code = ENOENT;
+        frame.text = fmt::format("UNSUBSCRIBE: no subscription {}", subscription);
+        say(frame, header.request);
+        return;
+    }
+    std::erase_if(refused_, [&](const auto& entry) { return entry.second == subscription; });
+    std::erase_if(outgoing_, [&](auto& entry) {
+        Outgoing& outgoing = *entry.second;
+        if (outgoing.subscription != subscription) {
+            return false;
+        }
+        unlist(outgoing);
+        outgoing.clear_slot();
+        return true;
+    });
+    tell_bus(protocol::Unsubscribe{subscription}, header.request);
+}
+
+/// LOGIN, if one is wanted, and HELLO.
+void RemoteSession::greeting(const FrameHeader& header, std::span<const std::byte> fields) {
+    if (state_ == State::awaiting_hello && header.type == FrameType::login) {
+        login(header, fields);
+        return;
+    }
+    if (state_ == State::awaiting_hello && header.type == FrameType::replaces) {
+        (void)decoded(header, fields, earlier_);
+        return;
+    }
+    if (state_ != State::awaiting_hello || header.type != FrameType::hello || header.request == 0) {
+        fail(header.request, EPROTO,
+             fmt::format(
+                 "{}: the first frame must be LOGIN, REPLACES or HELLO, and what follows waits for "
+                 "WELCOME",
+                 protocol::frame_name(header.type)));
+        return;
+    }
+    protocol::Hello hello;
+    if (!decoded(header, fields, hello)) {
+        return;
+    }
+    if (hub_.tokens().wanted() && !logged_in_) {
+        fail(header.request, EACCES,
+             "login refused: this bus wants a token (LOGIN; --token-file, IPCBUS_TOKEN_FILE)");
+        return;
+    }
+    if (hub_.bus().stopping()) {
+        fail(header.request, ESHUTDOWN, "the bus is stopping: nothing new is begun");
+        return;
+    }
+    if (earlier_.client != 0) {
+        hub_.replace(earlier_);
+    }
+    auto joined = hub_.room_for_one();
+    if (joined.ok()) {
+        joined = join_bus();
+    }
+    if (!joined.ok()) {
+        fail(header.request, joined.error().code, joined.error().what);
+        return;
+    }
+    state_ = State::opening;
+    tell_bus(hello, header.request);
+}
+
+void RemoteSession::login(const FrameHeader& header, std::span<const std::byte> fields) {
+    protocol::Login login;
+    if (!decoded(header, fields, login) || !hub_.tokens().wanted()) {
+        return;
+    }
+    const std::string owner = hub_.tokens().owner(login.token);
+    if (owner.empty() || logged_in_) {
+        fail(header.request, EACCES, "login refused: the token is not known here");
+        return;
+    }
+    identity_ = owner;
+    logged_in_ = true;
+}
+
+void RemoteSession::data(std::span<const std::byte> fields) {
+    protocol::DataHead head;
+    std::span<const std::byte> bytes;
+    if (!protocol::decode_data(fields, head, bytes)) {
+        fail(0, EPROTO, "DATA: malformed");
+        return;
+    }
+    const auto found = incoming_.find(head.stream);
+    if (found == incoming_.end() || found->second->leaving != 0) {
+        fail(0, EPROTO, fmt::format("DATA: no publication {}", head.stream));
+        return;
+    }
+    Incoming& incoming = *found->second;
+    complaining_ = &incoming;
+    settle(incoming, incoming.receiver.receive(head.offset, bytes));
+}
+
+/// UNADVERTISE: once all that was sent before has found room.
+void RemoteSession::leave(const FrameHeader& header, u64 publication) {
+    const auto found = incoming_.find(publication);
+    if (found == incoming_.end() || found->second->leaving != 0) {
+        tell_bus(protocol::Unadvertise{publication},
+                 header.request);  // which knows none, and says so
+        return;
+    }
+    if (header.request == 0) {
+        fail(0, EPROTO, "UNADVERTISE: a request needs a number");
+        return;
+    }
+    found->second->leaving = header.request;
+    if (!found->second->receiver.waiting()) {
+        unadvertise(*found->second);
+    }
+}
+
+void RemoteSession::detached(u64 id) {
+    const auto found = outgoing_.find(id);
+    if (found == outgoing_.end()) {
+        if (refused_.erase(id) != 0) {
+            tell_bus(protocol::Detached{id}, 0);
+        }
+        return;
+    }
+    unlist(*found->second);
+    caught_up(*found->second);
+    found->second->clear_slot();
+    outgoing_.erase(found);
+    tell_bus(protocol::Detached{id}, 0);
+}
+
+}  // namespace ipcbus::daemon
