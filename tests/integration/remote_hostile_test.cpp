@@ -401,3 +401,33 @@ TEST_CASE("a stop ends who has not been greeted at once, whoever else is waited 
     slow.close();
     CHECK(daemon.stop() == 0);
 }
+
+TEST_CASE("a stop waits for what has been taken and finds no room yet") {
+    DaemonFixture daemon("[limits]\ndrain_timeout = \"1min\"\n");
+    const Bus here = connect(local_address(daemon));
+    const Subscriber near = subscribe(here, "taken");
+    RemoteClient client(daemon.tcp_address());
+    const auto told = decoded<protocol::Advertised>(
+        client.ask(protocol::Advertise{"taken", 65536, 0, 0, {1}, 1}));
+    while (client.expect<protocol::Readers>().count != 1) {}
+    constexpr u64 kMessages = 200;  // three times what the ring holds
+    std::vector<std::byte> out;
+    for (u64 i = 1; i <= kMessages; i++) {
+        constexpr protocol::u32 kPayload = 1008;
+        protocol::encode_data_head(out, {told.publication, 0}, 16 + kPayload);
+        const u64 header[2] = {protocol::record_word(kPayload, 0, 0), i};
+        const auto* const bytes = reinterpret_cast<const std::byte*>(header);
+        out.insert(out.end(), bytes, bytes + sizeof header);
+        out.resize(out.size() + kPayload);
+    }
+    RemoteClient::say(client.socket(), {reinterpret_cast<const char*>(out.data()), out.size()});
+    CHECK(client.ask(protocol::Subscribe{"b", 0}).header.type == protocol::FrameType::subscribed);
+    daemon.process().signal(SIGTERM);
+    REQUIRE(daemon.process().wait_for_output("stopping") != std::string::npos);
+    for (u64 i = 1; i <= kMessages; i++) {
+        const Received got = receive(near);
+        REQUIRE(got.ok());
+        REQUIRE(got.message.sequence == i);
+    }
+    CHECK(daemon.process().wait() == 0);
+}
