@@ -62,8 +62,8 @@ public:
     void unadvertise(Client& client, std::uint64_t request, Id publication);
     /// SUBSCRIBE is one without history.
     void subscribe(Client& client, std::uint64_t request, const protocol::SubscribeFrom& frame);
-    /// A piece of the client's jobs. Not to be called without one.
-    void go_on(Client& client);
+    /// A piece of the client's jobs. Not to be called without one. False: others come first.
+    [[nodiscard]] bool go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);
