@@ -29,8 +29,8 @@ using protocol::u32;
 using protocol::u64;
 using protocol::u8;
 
-/// Where a test finds a ring: born at its capacity, or come to where it crosses the edge of 32 bits,
-/// or of 64, within the next lap.
+/// Where a test finds a ring: born at its capacity, or come to where it crosses the edge of
+/// 32 bits, or of 64, within the next lap.
 enum class Origin { capacity, below_2_32, below_2_64 };
 constexpr u64 origin_position(Origin origin, u64 capacity) {
     switch (origin) {
