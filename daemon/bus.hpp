@@ -72,8 +72,8 @@ public:
     void serve(Client& client, std::uint64_t request, const protocol::Serve& frame);
     void collect(Client& client, std::uint64_t request, const protocol::Collect& frame);
     void respond(Client& client, std::uint64_t request, const protocol::Respond& frame);
-    /// A piece of the client's jobs. Not to be called without one.
-    void go_on(Client& client);
+    /// A piece of the client's jobs. Not to be called without one. False: others come first.
+    [[nodiscard]] bool go_on(Client& client);
     void unsubscribe(Client& client, std::uint64_t request, Id subscription);
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);

@@ -26,7 +26,7 @@ constexpr std::int64_t kRetryNs = 1'000'000'000;
 
 }  // namespace
 
-void Bus::go_on(Client& client) {
+bool Bus::go_on(Client& client) {
     if (!client.arriving.empty()) {
         const auto found = publications_.find(client.arriving.front());
         if (found != publications_.end() && found->second->arriving) {
@@ -36,10 +36,15 @@ void Bus::go_on(Client& client) {
             client.arriving.pop_front();
         }
     } else if (client.attaching) {
+        if (!to_work_.passed(client.attaching->behind)) {
+            return false;
+        }
+        client.attaching->behind = 0;
         attach_some(client);
     } else {
         retry_next(client);
     }
+    return true;
 }
 
 /// Who subscribes from now on attaches to it: it is in the registry. Of who was there, some go

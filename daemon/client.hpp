@@ -91,6 +91,8 @@ struct Attaching {
     std::uint64_t from = 0;  ///< none that arrived as that number or later has had its turn
     std::size_t next = 0;
     std::uint32_t attached = 0;  ///< as SUBSCRIBED is to say
+    /// Who waited to be worked off by that number of FairQueue's comes first.
+    std::uint64_t behind = 0;
 };
 
 /// Requests of a client, from one sequence to another, that will not be answered, and why.

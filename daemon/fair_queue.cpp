@@ -15,7 +15,7 @@ Session* FairQueue::take() {
         next = waiting_.begin();
     }
     last_ = next->first;
-    Session* session = next->second.front();
+    Session* session = next->second.front().session;
     next->second.pop_front();
     if (next->second.empty()) {
         waiting_.erase(next);
@@ -28,10 +28,16 @@ void FairQueue::remove(uid_t uid, const Session& session) {
     if (found == waiting_.end()) {
         return;
     }
-    std::erase(found->second, &session);
+    std::erase_if(found->second, [&](const Waiting& one) { return one.session == &session; });
     if (found->second.empty()) {
         waiting_.erase(found);
     }
+}
+
+bool FairQueue::passed(std::uint64_t number) const {
+    return std::all_of(waiting_.begin(), waiting_.end(), [&](const auto& of_uid) {
+        return of_uid.second.front().number > number;
+    });
 }
 
 }  // namespace ipcbus::daemon

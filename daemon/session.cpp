@@ -146,14 +146,18 @@ bool Session::work_off() {
     std::span<const std::byte> fields;
     while (state_ == State::awaiting_hello || state_ == State::active) {
         if (client_ != nullptr && client_->has_job()) {
-            bus_.go_on(*client_);
+            if (!bus_.go_on(*client_)) {
+                return false;
+            }
         } else {
             switch (reader_.next(header, fields)) {
             case FrameReader::Status::need_more:
                 if (client_ == nullptr || !client_->retry_after) {
                     return true;
                 }
-                bus_.go_on(*client_);
+                if (!bus_.go_on(*client_)) {
+                    return false;
+                }
                 break;
             case FrameReader::Status::malformed:
                 fail(0, sys::fail(EPROTO, reader_.why()));

@@ -59,13 +59,13 @@ bool settle_start(const RingHeader& ring, const std::byte* data, u64 capacity,
     const auto* header = reinterpret_cast<const RecordHeader*>(data + (newest & (capacity - 1)));
     // acquire: not needed for order here; the word was stored before `newest`, [W8].
     const u64 word = header->word.load(std::memory_order_acquire);
-    const bool record = (word_flags(word) & kRecordPresent) != 0;
-    // 0 is "none yet", but for a record at position 0, once in 2^64 bytes: then it is within reach,
-    // and one stands there.
-    const bool at_wrap = distance(announced, 0) > 0 && distance(0, announced - capacity) >= 0;
-    if (newest != 0 || (at_wrap && record)) {
-        if (!record || distance(announced, newest) < 0 ||
-            distance(newest, announced - capacity) < 0) {
+    // 0 is "none yet" as long as it lies behind the ring, which begins at its capacity; when it is
+    // within the ring, once in 2^64 bytes, it is a position as any other. What stands there cannot
+    // tell: it may be part of a payload.
+    const bool within =
+        distance(announced, newest) >= 0 && distance(newest, announced - capacity) >= 0;
+    if (newest != 0 || within) {
+        if (!within || (word_flags(word) & kRecordPresent) == 0) {
             return false;
         }
         const u64 bytes = record_bytes(word_topic_bytes(word), word_payload_bytes(word));

@@ -106,8 +106,8 @@ struct RingHeader {
 
     // Line 2: written with each publish, looked at by lapped readers, `latest` readers and the
     // daemon.
-    /// Position of the newest record, 0: none yet. (Or at position 0, once in 2^64 bytes. Whoever
-    /// joins then looks whether 0 lies in the ring; for others the next record is soon enough.)
+    /// Position of the newest record. 0, which lies behind a ring that begins at its capacity:
+    /// none yet; when the positions have wrapped, and 0 lies in the ring: that record.
     alignas(kCacheLine) std::atomic<u64> newest;
 
     // Lines 3, 4: mark i is the first record boundary in the i-th sixteenth of the ring, 0: none.

@@ -110,9 +110,10 @@ RingReader::Resync RingReader::pass_to_expected(u64 records_max, u64& ret_lost) 
 RingReader::Resync RingReader::go_to_newest(u64& ret_passed) {
     // [R8] acquire: the record that it names is there. Pairs with [W10].
     const u64 newest_untrusted = header()->newest.load(std::memory_order_acquire);
-    if (newest_untrusted == 0 || newest_untrusted % kRecordAlignment != 0) {
-        return newest_untrusted == 0 ? Resync::again : Resync::corrupt;
+    if (newest_untrusted % kRecordAlignment != 0) {
+        return Resync::corrupt;
     }
+    // 0, none yet, is behind the ring (join.cpp).
     const u64 announced = header()->announced.load(std::memory_order_acquire);
     if (distance(newest_untrusted, announced - capacity_) < 0 ||
         distance(announced, newest_untrusted) <= 0) {

@@ -7,6 +7,7 @@
 #include "fuzz.hpp"
 
 #include "bus.hpp"
+#include "child_process.hpp"
 #include "log.hpp"
 #include "operations.hpp"
 #include "protocol/frame_reader.hpp"
@@ -54,7 +55,8 @@ inline void turns(unsigned count) {
 template <class Done>
 void turn_until(Done done) {
     constexpr unsigned kTurnsAtOnce = 64;
-    constexpr std::int64_t kLimitNs = 100'000'000'000;  // a sanitizer takes a hundred times as long
+    // A sanitizer takes a hundred times as long.
+    const std::int64_t limit_ns = std::int64_t{100'000'000'000} * test::patience();
     daemon::OperationScope scope(event_loop());
     bool limit_passed = false;
     daemon::Timer limit(scope, [&] { limit_passed = true; });
@@ -65,7 +67,7 @@ void turn_until(Done done) {
             continue;
         }
         if (!limit.running()) {
-            limit.start(kLimitNs);
+            limit.start(limit_ns);
         }
         FUZZ_CHECK(event_loop().run_once(daemon::EventLoop::Wait::block).ok());
     }

@@ -98,6 +98,12 @@ public:
         }
         return publications;
     }
+    /// How many publications a subscription read when CAUGHT_UP came; nothing if it has not.
+    [[nodiscard]] std::optional<std::size_t> caught_up(u64 subscription) {
+        listen();
+        const auto found = caught_up_.find(subscription);
+        return found == caught_up_.end() ? std::nullopt : std::optional(found->second);
+    }
     /// Lets go of all that a subscription reads. (None of it may end meanwhile.)
     void let_go(u64 subscription) {
         for (const u64 id : of_subscription_[subscription]) {
@@ -167,6 +173,11 @@ private:
         case FrameType::members:
             changed(incoming.as<protocol::Members>());
             return;
+        case FrameType::caught_up: {
+            const u64 id = incoming.as<protocol::CaughtUp>().subscription;
+            FUZZ_CHECK(caught_up_.emplace(id, of_subscription_[id].size()).second);
+            return;
+        }
         case FrameType::stopping:
             return;
         default:
@@ -200,6 +211,7 @@ private:
     std::map<u64, std::vector<u64>> of_subscription_;
     std::map<u64, u64> publication_of_;  ///< of each attachment there ever was, but those let go of
     std::set<u64> ever_attached_;
+    std::map<u64, std::size_t> caught_up_;
     std::map<u64, u64> members_;  ///< attachments of readers, and the reader's client
 };
 

@@ -8,6 +8,7 @@
 
 #include "protocol/ring_reader.hpp"
 #include "protocol/ring_writer.hpp"
+#include "ring_origin.hpp"
 #include "sys/memfd.hpp"
 
 #include <sys/mman.h>
@@ -104,8 +105,7 @@ inline void honest_step(const HostileMemory::Change& change) {
         other.payload_bytes = change.value % (payload_bytes_max(kCapacity) + 1);
         other.topic_bytes = change.what % 4 == 0 ? change.what : 0;
         const u64 bytes = record_bytes(other.topic_bytes, other.payload_bytes);
-        // A record at position 0 would be none to `newest` and to a mark: in 2^64 bytes, so never.
-        if (bytes > other.writer.record_bytes_limit() || other.writer.position() + bytes == 0) {
+        if (bytes > other.writer.record_bytes_limit()) {
             return;
         }
         if (!other.writer.has_room(bytes)) {

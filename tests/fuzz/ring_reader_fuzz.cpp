@@ -65,6 +65,7 @@ public:
         Memory& memory = Memory::instance();
         memory.clear();
         RingWriter::format(memory.writable(), origin, first, 7, record_max);
+        test::come_to(memory.writable(), origin, first);
         HostileMemory::instance().set_ranges({memory.range()});
         other = Other{};
         other.honest = (how & 1) != 0;

@@ -180,7 +180,7 @@ TEST_CASE("doorbell pages of others, written over all the time: they are woken a
             REQUIRE(sleeper.running());
             REQUIRE(poller.running());
         }
-        if (!kSanitized) {
+        if (!kSanitized && patience() == 1) {  // of a CPU as we know them
             CHECK(scene->permille < 50);
             CHECK(loop_scene->permille < 50);
         }

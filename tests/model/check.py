@@ -92,7 +92,7 @@ QUICK = {
         ("-DNREC=5", "NO_FENCE_J2 START_FIRST NO_LOOK_M1 NOT_WAITED RAISE_TOO_FAR "
                      "NEWEST_BEFORE_WORD START_AT_NEWEST"),
         ("-DNREC=5 -DWEAK", ""),
-        ("-DNREC=5 -DWRAP=3", ""),
+        ("-DNREC=5 -DWRAP=3", "ZERO_IS_NONE"),
         ("-DNREC=4 -DLEAVE", "NOTHING_OWED"),
         ("-DNREC=3 -DNR=2 -DREUSE", "SLOT_NOT_CLEARED"),
         ("-DNREC=5 -DMANY -DK=9", "NO_LOOK_W5"),

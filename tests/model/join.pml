@@ -28,9 +28,8 @@
  * sequence. What the writer writes over has been read by every reader that was told its start; none
  * is lapped, or accused of its cursor. A publish that begins after a reader was told ends when the
  * writer knows it. Nobody waits for ever.
- * At the wrap a record that begins at position 0 looks like none in `newest`: while it is the
- * newest one, settle_start() refuses. That is in the model (a ring would have to be written for
- * years).
+ * 0 in `newest` is none as long as it lies behind the ring, and at the wrap a record as any other:
+ * -DWRAP has both (a ring that has come there has had records: it begins with one before ORIGIN).
  *
  * NOT HERE: hang-ups, rounds of several frames, descriptors and their credit, lossy readers (they
  * need none of this), hostile rings and which mark is the right one (tests/unit/join_test.cpp).
@@ -48,6 +47,7 @@
     X(SLOT_NOT_CLEARED)   /* DETACHED before the slot is zero: -DREUSE */                 \
     X(SLOT_EARLY)         /* a slot given out again before the reader left it: -DREUSE */ \
     X(NEWEST_BEFORE_WORD) /* [W10] before [W8] */                                         \
+    X(ZERO_IS_NONE)       /* -DWRAP: [J4] 0 in `newest` is none, also within the ring */  \
     X(START_AT_NEWEST)    /* [J4] the newest record's start with the next sequence */     \
     X(NO_MARGIN_J4)       /* -DHISTORY: any mark that is not gone */                      \
     X(MARK_BEFORE_WORD)   /* -DHISTORY: [W9] before [W8]: no harm, one that is not below the  \
@@ -302,7 +302,7 @@ unfinished:
 
 proctype Reader(byte me) {
     byte pos, exp, w, s, a;
-endnever: /* refused, or no slot was left */
+endnever: /* no slot was left */
     atomic { told[me]; pos = start[me]; exp = start_seq[me]; read_to[me] = pos };
     do
     :: atomic { mem[WD(pos)] != 0 -> w = mem[WD(pos)] }; /* [R1]; waits for one that is there */
@@ -361,7 +361,8 @@ end:
         :: else -> a = mem[ANN]; newest = mem[NEWEST] /* [J3] */
         fi;
         if
-        :: newest == 0 -> position = ORIGIN
+        :: newest == 0 && (DIST(a, 0) < 0 || DIST(0, PLUS(a, -CAP)) < 0 || BROKEN(ZERO_IS_NONE)) ->
+            position = ORIGIN
         :: else ->
             assert(DIST(a, newest) >= 0 && DIST(newest, PLUS(a, -CAP)) >= 0);
             w = mem[WD(newest)];
@@ -386,22 +387,7 @@ end:
         s = mem[SQ(position)]; /* [J4] */
         s = PLUS(s, (BROKEN(START_AT_NEWEST) && newest != 0 -> 1 : 0));
         if
-        :: DIST(position, PLUS(PLUS(a, -CAP), RAISE_MAX)) < 0 -> /* refused */
-#ifdef WRAP
-            atomic {
-                assert(newest == 0); /* a record that begins there */
-                x = 0;
-                do
-                :: x < NREC && position_of[x] != 0 -> x++
-                :: else -> break
-                od;
-                assert(x < NREC);
-                x = 0;
-                r++ /* its number is owed all the same */
-            }
-#else
-            assert(false)
-#endif
+        :: DIST(position, PLUS(PLUS(a, -CAP), RAISE_MAX)) < 0 -> assert(false) /* refused */
         :: else ->
             atomic {
                 assert(ITH(s) >= 0 && ITH(s) <= NREC && position_of[ITH(s)] == position);
@@ -460,6 +446,11 @@ init {
     atomic {
         mem[ANN] = PLUS(ORIGIN, 1);
         mem[SQ(ORIGIN)] = FIRST;
+#ifdef WRAP
+        mem[NEWEST] = PLUS(ORIGIN, -1);
+        mem[WD(PLUS(ORIGIN, -1))] = 1;
+        mem[SQ(PLUS(ORIGIN, -1))] = PLUS(FIRST, -1);
+#endif
         position_of[0] = ORIGIN;
         run Drain(0);
         run Writer();

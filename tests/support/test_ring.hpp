@@ -8,6 +8,7 @@
 #include "protocol/ring_publisher.hpp"
 #include "protocol/ring_reader.hpp"
 #include "protocol/waiter.hpp"
+#include "ring_origin.hpp"
 #include "sys/mapping.hpp"
 #include "sys/memfd.hpp"
 
@@ -28,8 +29,8 @@ using protocol::u32;
 using protocol::u64;
 using protocol::u8;
 
-/// Where a ring's positions begin. The protocol says `capacity`; the two others cross the edge of
-/// 32 bits, and of 64, within the first lap.
+/// Where a test finds a ring: born at its capacity, or come to where it crosses the edge of
+/// 32 bits, or of 64, within the next lap.
 enum class Origin { capacity, below_2_32, below_2_64 };
 constexpr u64 origin_position(Origin origin, u64 capacity) {
     switch (origin) {
@@ -64,6 +65,7 @@ public:
         memory_ = taken(sys::map_ring(fd_.get(), protocol::kRingDataOffset, capacity,
                                       sys::Access::read_write));
         protocol::RingWriter::format(writable(), origin_, first_sequence_, 7, record_max_);
+        come_to(writable(), origin_, first_sequence_);
     }
     TestRing(u64 capacity, Origin origin) : TestRing(capacity, origin_position(origin, capacity)) {}
 

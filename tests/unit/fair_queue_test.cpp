@@ -51,3 +51,28 @@ TEST_CASE("a connection that goes is not taken") {
     CHECK(queue.take() == &session(2));
     CHECK(queue.empty());
 }
+
+TEST_CASE("who waits behind all that wait knows when they have had their turn") {
+    FairQueue queue;
+    CHECK(queue.passed(queue.added()));
+    queue.add(1, session(1));
+    queue.add(1, session(2));
+    queue.add(2, session(3));
+    const std::uint64_t behind = queue.added();
+    queue.add(1, session(4));
+    CHECK(!queue.passed(behind));
+    CHECK(queue.take() == &session(1));
+    queue.add(1, session(1));  // it has more to do: that is later
+    CHECK(queue.take() == &session(3));
+    CHECK(!queue.passed(behind));
+    CHECK(queue.take() == &session(2));
+    CHECK(queue.passed(behind));
+    queue.add(3, session(5));
+    CHECK(queue.passed(behind));
+    CHECK(!queue.passed(queue.added()));
+    for (const std::size_t gone : {1U, 4U}) {
+        queue.remove(1, session(gone));
+    }
+    queue.remove(3, session(5));
+    CHECK(queue.passed(queue.added()));
+}
