@@ -226,7 +226,7 @@ private:
     /// Rings of replies, by who asks and who answers, where these are two.
     struct RepliesBetween {
         std::uint64_t rings = 0;
-        std::uint64_t abandoned = 0;  ///< of those that the former pays for
+        std::uint64_t abandoned_bytes = 0;  ///< of those that the former pays for
     };
     std::map<std::pair<uid_t, uid_t>, RepliesBetween> replies_between_;
     Lingering lingering_;

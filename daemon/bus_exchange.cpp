@@ -22,6 +22,10 @@ sys::Error not_collected(const std::string& topic) {
                                          topic));
 }
 
+u64 charged_bytes(const Publication::Description& about) {
+    return about.ring_bytes + protocol::kRingDataOffset;
+}
+
 }  // namespace
 
 void Bus::ask(Client& client, u64 request, const protocol::Ask& frame) {
@@ -44,11 +48,22 @@ void Bus::ask(Client& client, u64 request, const protocol::Ask& frame) {
     if (repeated(client, request, Kind::requests, frame.publication) != nullptr) {
         return;
     }
+    // Who serves has one ring of replies for each: how many there are is not for who asks to say.
+    if (client.asking.count(frame.publication.lineage) != 0) {
+        client.session->refuse(
+            request, sys::fail(EEXIST, fmt::format("requests to '{}': refused: the client has a "
+                                                   "ring of that lineage: it is to end that first",
+                                                   topic)));
+        return;
+    }
     Publication::Description about;
     about.kind = Kind::requests;
     about.reply_ring_bytes = frame.reply_ring_bytes;
-    make_publication(client, request,
-                     new_publication(client, client.uid, frame.publication, std::move(about)));
+    auto requests = new_publication(client, client.uid, frame.publication, std::move(about));
+    if (requests.ok()) {
+        client.asking.insert(frame.publication.lineage);
+    }
+    make_publication(client, request, std::move(requests));
 }
 
 void Bus::serve(Client& client, u64 request, const protocol::Serve& frame) {
@@ -102,7 +117,8 @@ void Bus::respond(Client& client, u64 request, const protocol::Respond& frame) {
 }
 
 /// Who asks is told, too, that he will not be answered: it is for him to know, and his limit may be
-/// the reason. Of several that he has not been told of yet, those in between got no ring either.
+/// the reason. Several that he has not been told of yet are one range to him: what he has asked in
+/// between and still awaits fails with them, though it might have been answered yet.
 void Bus::tell_refusal(Id answered, u64 sequence, int code) {
     if (code != EDQUOT && code != ENOSPC && code != EMFILE && code != ENOMEM) {
         return;
@@ -123,7 +139,8 @@ void Bus::tell_refusal(Id answered, u64 sequence, int code) {
 }
 
 /// Each requester takes a publication of who answers it: a user has no more of another one's than
-/// half. And who keeps what nobody reads any more, at the expense of another one, gets no more.
+/// half. And of what that one may have in bytes no more than a quarter is kept by who answers when
+/// nobody reads it any more: who works for long has a ring or two of that kind.
 sys::Result<void> Bus::may_be_answered(uid_t asks, uid_t answers) const {
     const auto known = replies_between_.find({asks, answers});
     const std::uint64_t most = (config_.limits.per_uid.publications + 1) / 2;
@@ -131,11 +148,14 @@ sys::Result<void> Bus::may_be_answered(uid_t asks, uid_t answers) const {
         return {};
     }
     const RepliesBetween& between = known->second;
-    if (between.abandoned >= protocol::kRepliesPaidFor) {
+    if (between.abandoned_bytes >= config_.limits.per_uid.ring_bytes / 4) {
         return sys::fail(EDQUOT,
-                         fmt::format("replies to uid {}: refused: uid {} keeps {} rings of replies "
-                                     "to requesters of it that have gone: it is to end those first",
-                                     asks, answers, between.abandoned));
+                         fmt::format("replies to uid {}: refused: uid {} keeps {} in rings of "
+                                     "replies to requesters of it that have gone, a quarter of "
+                                     "what that one may have: it is to end those first, or raise "
+                                     "{}",
+                                     asks, answers, format_bytes(between.abandoned_bytes),
+                                     key::kUidRingBytes));
     }
     if (between.rings < most) {
         return {};
@@ -224,7 +244,7 @@ void Bus::abandon_replies(Publication& replies) {
     }
     replies.abandoned = true;
     if (replies.paid_by != 0 && about.asks != about.uid) {
-        replies_between_.at({about.asks, about.uid}).abandoned++;
+        replies_between_.at({about.asks, about.uid}).abandoned_bytes += charged_bytes(about);
     }
     Attachment* answered = attachments_.find(about.answers);
     if (answered != nullptr && answered->subscription != nullptr &&
@@ -238,7 +258,7 @@ void Bus::end_abandonment(Publication& publication) {
     const auto& about = publication.about();
     if (std::exchange(publication.abandoned, false) && publication.paid_by != 0 &&
         about.asks != about.uid) {
-        replies_between_.at({about.asks, about.uid}).abandoned--;
+        replies_between_.at({about.asks, about.uid}).abandoned_bytes -= charged_bytes(about);
     }
 }
 

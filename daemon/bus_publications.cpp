@@ -312,6 +312,9 @@ void Bus::end_publication(Publication& publication) {
     if (Client* client = find_client(about.publisher)) {
         client->publications.erase(about.id);
         client->unmapped.erase(about.id);
+        if (about.kind == Kind::requests) {
+            client->asking.erase(about.lineage);
+        }
         // Readers may still set its `sleepers` word: a round for nothing, for the next one there.
         client->indices.give_back(about.index);
         client->publications_to_tell.erase(about.id);

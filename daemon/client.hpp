@@ -120,6 +120,7 @@ public:
     std::map<Id, Publication*> unmapped;      ///< of them, those it has not said MAPPED of
     std::map<Id, Subscription> subscriptions;
     std::map<protocol::Id128, Subscription*> collectors;  ///< of them, COLLECT's, by their lineage
+    std::set<protocol::Id128> asking;  ///< lineages of ASK's publications that have not ended
 
     // What it is to be told, as soon as descriptors may be sent and the last send is done.
     std::map<Id, Publication*> publications_to_tell;  ///< ADVERTISED or MEMBERS is due

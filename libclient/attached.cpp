@@ -12,6 +12,8 @@
 
 namespace ipcbus::client {
 
+using protocol::RingReader;
+
 namespace {
 
 /// How long a ring of a daemon that is no more is kept once it is empty: its publisher, if it
@@ -165,6 +167,30 @@ void Subscriber::drop_orphans(i64 now_ns) {
             let_go(attached);
             // Perhaps in the middle of going to sleep: what took its place is to be looked at.
             news_.store(true, std::memory_order_relaxed);
+        }
+    }
+}
+
+/// What is there but to let go is left to find(). Who has ended may still write, out of malice: so
+/// few records are passed over.
+void Subscriber::drop_ended() {
+    for (std::size_t i = source_.attachments().size(); i-- != 0;) {
+        Attached& attached = static_cast<Attached&>(*source_.attachments()[i]);
+        if (!attached.ended || loan_ == &attached) {
+            continue;
+        }
+        RingReader& reader = attached.reader();
+        protocol::Record record;
+        RingReader::Look found = reader.look(record);
+        for (u32 skips = 0; skips < kSkipsMax && found == RingReader::Look::record &&
+                            !accepts(attached, record) && reader.intact(record.position);
+             skips++) {
+            reader.advance(record);
+            attached.moved();
+            found = reader.look(record);
+        }
+        if (found == RingReader::Look::empty || found == RingReader::Look::closed) {
+            let_go(attached, found == RingReader::Look::closed);
         }
     }
 }

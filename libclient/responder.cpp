@@ -241,6 +241,7 @@ int Responder::respond(u64 requester, u64 sequence, const void* data, std::size_
     if (recent_->replies == nullptr) {
         // It is to have no more rings than it must; and its requester may have gone meanwhile.
         requests_->attend_now();
+        requests_->drop_ended();
         drop_gone();
         if (const int unknown = look_up(requester); unknown != 0) {
             return unknown;

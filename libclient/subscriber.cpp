@@ -17,9 +17,6 @@ using protocol::RingReader;
 
 namespace {
 
-/// Records of other topics that one look skips in a filter publication before others get a turn,
-/// and records before those that were asked for.
-constexpr u32 kSkipsMax = 64;
 /// Messages in a row that may be taken without looking at anything but the ring they stand in.
 constexpr u32 kPlainMax = 63;
 /// The same for one that finds nothing, awake.

@@ -86,6 +86,8 @@ public:
         }
         attend();
     }
+    /// Lets go of rings that have ended and have nothing in them for us, before their turn comes.
+    void drop_ended();
     /// The next sleep is a short one: somebody waits for a time that nobody rings for.
     void look_soon() { waiter().limit_slice(100'000'000); }
     /// Whether a ring that answers that attachment's requests is read, or will be.
@@ -107,6 +109,9 @@ private:
     friend class Set;
     /// Looks between two glances at the clock by a reader that never sleeps.
     static constexpr u32 kLooksPerGlance = 64;
+    /// Records of other topics that one look skips in a filter publication before others get a
+    /// turn, and records before those that were asked for.
+    static constexpr u32 kSkipsMax = 64;
 
     Subscriber(Bus& bus, std::string filter, const SubscriberOptions& options);
 

@@ -33,9 +33,13 @@
 // That there is one, the responder says: to its uid the publication counts, and the bytes of its
 // rings to one requester beyond kRepliesPaidFor, which it does not make larger than
 // kReplyRingPaidBytesMax. No uid is answered in more rings than half of the publications that
-// another may have. And who has kept kRepliesPaidFor rings that requesters of a uid have let go of,
-// at their expense, gets no further ring to answer that uid in until he lets go, too: which he is
-// told at once, for with its ring of replies a requester loses that responder (ENDED, MEMBERS).
+// another may have. And the uid that keeps rings which requesters of another one have let go of, at
+// their expense, in bytes a quarter of what that one may have, gets no further ring to answer it in
+// until it lets go, too: which it is told at once, for with its ring of replies a requester loses
+// that responder (ENDED, MEMBERS). One such ring is plain: of who went while the next one's request
+// is worked on.
+// A requester has one ring for requests in a lineage (ASK, EEXIST): through a second one each
+// responder would be asked for a second ring of replies.
 // ONE RING of replies is there for an attachment, ever. It ends for the requester with its
 // publisher or with the attachment, whichever is first: who has left has nothing more to say. Who
 // gets none, for want of room, has his requester told (REFUSED), for which request: it may get one

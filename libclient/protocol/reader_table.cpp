@@ -80,9 +80,12 @@ void ReaderTable::look_before(u64 floor, u64 position) {
 }
 
 u64 ReaderTable::wanted(u64 needed) const {
+    if (!addressed_) {
+        return needed;
+    }
     u64 first = needed;
     for (const Reader& reader : readers_) {
-        if (addressed_ && in_the_way(reader, needed) && distance(reader.owed_to, first) < 0) {
+        if (in_the_way(reader, needed) && distance(reader.owed_to, first) < 0) {
             first = reader.owed_to;
         }
     }
@@ -95,10 +98,17 @@ void ReaderTable::look(Reader& reader, u64 position) {
     const u64 cursor_untrusted = reader.slot->cursor.load(std::memory_order_acquire);
     if (cursor_untrusted != 0 && distance(cursor_untrusted, reader.cursor) > 0 &&
         distance(cursor_untrusted, position) <= 0) {
+        move(reader, cursor_untrusted);
+    }
+}
+
+/// Below its hold it frees nothing, however often it moves: there it stands still.
+void ReaderTable::move(Reader& reader, u64 cursor) {
+    if (distance(cursor, hold(reader)) >= 0) {
         moves_++;
         reader.moved = true;
-        reader.cursor = cursor_untrusted;
     }
+    reader.cursor = cursor;
 }
 
 u64 ReaderTable::smallest_cursor(u64 position) {
@@ -116,9 +126,7 @@ u64 ReaderTable::smallest_cursor(u64 position) {
             continue;
         }
         if (cursor != reader.cursor) {
-            moves_++;
-            reader.moved = true;
-            reader.cursor = cursor;
+            move(reader, cursor);
         }
         if (counts(reader) && distance(smallest, hold(reader)) > 0) {
             smallest = hold(reader);

@@ -26,7 +26,8 @@
 // the ring on in which the first of those stands: it counts as [W1] its cursor or where that
 // sixteenth begins, whichever is later, and not at all once its cursor is behind the last one. So
 // who is busy does not hold up the others, and is overtaken without losing anything. All of it is
-// the writer's own book, kept by its one thread; cursors are stored and read as ever.
+// the writer's own book, kept by its one thread; cursors are stored and read as ever. A move that
+// ends below the hold is none: else who is far behind could creep towards it without end.
 //   [H1] after [W8]: look at the cursor; owes nothing: the hold begins, and the next raise is to
 //        look at all cursors, for it may be below the smallest one known.
 // WHAT WOULD BREAK IT. The hold at the record itself, at P: who has been overtaken below it comes
@@ -130,7 +131,7 @@ public:
     /// Grows with each add() and remove() and each hold that begins: the smallest cursor may be
     /// below the one that was found last.
     [[nodiscard]] u64 changes() const { return changes_; }
-    /// Grows whenever smallest_cursor() finds that a cursor has moved.
+    /// Grows whenever smallest_cursor() finds that a cursor has moved, and not below its hold.
     [[nodiscard]] u64 moves() const { return moves_; }
     /// The attachments whose cursor is below `needed`. `visit(u64 attachment)`.
     template <class Visit>
@@ -219,6 +220,7 @@ private:
         return counts(reader) && distance(reader.cursor, position) < 0;
     }
     void look(Reader& reader, u64 position);
+    void move(Reader& reader, u64 cursor);
     void count_slice(u64 position);
     template <class IsOwn>
     void demote_client(const PeerWaiters& client, u64 needed, u32 slices_max, IsOwn&& is_own) {

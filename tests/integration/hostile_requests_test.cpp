@@ -596,7 +596,7 @@ TEST_CASE("a responder cannot use up what its requesters' user may have, nor kee
     REQUIRE(more_steps->wait(1));
     const protocol::Respond again{first_served(attacker).attachment, 0};
     if (bytes) {
-        expect_refused(attacker, again, EDQUOT, "keeps 32 rings");
+        expect_refused(attacker, again, EDQUOT, "keeps 256KiB in rings");
     }
     for (const u64 ring : rings) {
         attacker.unadvertise(ring);
@@ -662,10 +662,124 @@ TEST_CASE("a requester cannot use up what its responder's user may have by letti
             }
         }
     }
-    CHECK(rings == 3);  // its own limit
+    CHECK(rings == 1);  // more than a quarter of its own limit
     CHECK(room_for_publications(daemon.address()) >= before - 1);
     attacker.close();
     CHECK(room_for_publications(daemon.address()) >= before - 1);
+}
+
+TEST_CASE("a requester has one ring of requests in a lineage, however often it asks for it") {
+    const DaemonFixture daemon;
+    RawClient requester = RawClient::on_bus(daemon.socket_path());
+    (void)requester.answer<protocol::Subscribed>(requester.send(protocol::Collect{{7}}));
+    auto asks = requester.answer<protocol::Advertised>(requester.send(ask_frame("svc")));
+    // Said again before it is mapped: the same. To another topic: another one.
+    CHECK(requester.answer<protocol::Advertised>(requester.send(ask_frame("svc"))).publication ==
+          asks.publication);
+    expect_refused(requester, ask_frame("other"), EEXIST, "of that lineage");
+    requester.mapped(asks.publication);
+    expect_refused(requester, ask_frame("svc"), EEXIST, "of that lineage");
+    RawClient server = RawClient::on_bus(daemon.socket_path());
+    CHECK(server.answer<protocol::Subscribed>(server.send(protocol::Serve{"#"})).attachments == 1);
+    // Others have lineages of their own, and it has further ones.
+    (void)requester.answer<protocol::Advertised>(requester.send(ask_frame("svc", 8)));
+    RawClient other = RawClient::on_bus(daemon.socket_path());
+    (void)other.answer<protocol::Advertised>(other.send(ask_frame("svc")));
+    // None at all is a lineage, too.
+    (void)requester.answer<protocol::Advertised>(requester.send(ask_frame("svc", 0)));
+    expect_refused(requester, ask_frame("svc", 0), EEXIST);
+    // What was refused otherwise is none; what has ended is none any more.
+    protocol::Ask wild = ask_frame("svc", 9);
+    wild.publication.waiter = 1u << 20;
+    expect_refused(requester, wild, EINVAL, "waiter");
+    (void)requester.answer<protocol::Advertised>(requester.send(ask_frame("svc", 9)));
+    requester.unadvertise(asks.publication);
+    asks = requester.answer<protocol::Advertised>(requester.send(ask_frame("svc")));
+    requester.mapped(asks.publication);
+    expect_refused(requester, ask_frame("svc"), EEXIST);
+}
+
+TEST_CASE("requesters that come and go are answered, however many wait at once") {
+    if (!may_be_user(65534)) {
+        MESSAGE("skipped: this process cannot become another user");
+        return;
+    }
+    // A quarter of that is 32 of the smallest rings.
+    const DaemonFixture daemon("[limits.per_uid]\nring_bytes = \"1MiB\"\n");
+    (void)::chmod(daemon.directory().path().c_str(), 0755);
+    constexpr int kRequesters = 48;
+    const Bus bus = connect(daemon.address());
+    const Responder responder = serve(bus, "svc");
+    SharedBlock<Milestone> asked;
+    std::vector<ChildProcess> all;
+    for (int i = 0; i < kRequesters; i++) {
+        all.push_back(ChildProcess::fork([&, i] {
+            become_nobody();
+            const Bus own = connect(daemon.address());
+            ipcbus_requester_options options = IPCBUS_INIT(options);
+            options.request_bytes_max = 1024;
+            options.reply_bytes_max = 1024;
+            const Requester requester = make_requester(own, "svc", options);
+            ask(requester, std::to_string(i));
+            asked->raise();
+            const Reply reply = next_reply(requester);
+            must(reply.result, "next reply");
+            must_be(reply.payload == "to " + std::to_string(i), "the reply to it");
+            return 0;
+        }));
+        REQUIRE(asked->wait(static_cast<u32>(i) + 1));
+    }
+    // Each goes when it has its reply, while its responder works on the next one's request.
+    Request request = next_request(responder);
+    for (int left = kRequesters; left != 0; left--) {
+        REQUIRE(request.result == 0);
+        const int result = respond(responder, request, "to " + request.payload);
+        INFO(ipcbus_last_error());
+        REQUIRE(result == 0);
+        ChildProcess& answered = all.at(std::stoul(request.payload));
+        request = next_request(responder, left == 1 ? 0 : kLongNs);
+        CHECK(answered.wait() == 0);
+    }
+    CHECK(request.result == -EAGAIN);
+}
+
+TEST_CASE("each of many responders may keep the ring of a requester that has gone") {
+    if (!may_be_user(65534)) {
+        MESSAGE("skipped: this process cannot become another user");
+        return;
+    }
+    const DaemonFixture daemon;
+    (void)::chmod(daemon.directory().path().c_str(), 0755);
+    constexpr int kResponders = 40;
+    SharedBlock<Milestone> served;
+    ChildProcess responders = ChildProcess::fork([&] {
+        become_nobody();
+        std::vector<std::pair<Bus, Responder>> all;
+        for (int i = 0; i < kResponders; i++) {
+            Bus bus = connect(daemon.address());
+            Responder responder = serve(bus, "svc/" + std::to_string(i));
+            all.emplace_back(std::move(bus), std::move(responder));
+        }
+        served->raise(1);
+        // Each answers once, and is busy with something else from then on.
+        for (const auto& [bus, responder] : all) {
+            const Request request = next_request(responder, IPCBUS_FOREVER);
+            must(request.result, "next request");
+            must(respond(responder, request, "y"), "respond");
+        }
+        must_be(served->wait(2), "to be told to go");
+        return 0;
+    });
+    REQUIRE(served->wait(1));
+    for (int i = 0; i < kResponders; i++) {
+        const Bus bus = connect(daemon.address());
+        const Requester requester = make_requester(bus, "svc/" + std::to_string(i));
+        const Reply reply = call(requester, "x");
+        INFO(ipcbus_last_error());
+        REQUIRE(reply.result == 0);
+    }
+    served->raise();
+    CHECK(responders.wait() == 0);
 }
 
 TEST_CASE("a requester that lets go of its ring of replies has lost that responder, as told") {

@@ -354,6 +354,42 @@ TEST_CASE("addressed records: only who has something to read stands still; what 
     CHECK(told[2] == Told{2, kStart + 768, kStart + 1024});
 }
 
+TEST_CASE("addressed records: who creeps below its hold stands still") {
+    Scene scene;
+    scene.table.set_addressed();
+    scene.table.remove(1);
+    const u64 part = kPosition - 256;
+    scene.table.address(2, part, kPosition);
+    scene.table.begin_slices();
+    u64 cursor = kStart;
+    const u64 moves = scene.table.moves();
+    u32 slices = 0;
+    for (bool demoted = false; !demoted; slices++) {
+        REQUIRE(slices < kSlices);
+        scene.reader.slot(70).cursor.store(cursor += 16);
+        if (slices % 2 != 0) {
+            scene.table.address(2, kPosition, kPosition);  // looked at there, too
+        }
+        demoted = slice(scene, kPosition);
+    }
+    CHECK(slices == kSlices);
+    CHECK(scene.table.moves() == moves);
+    REQUIRE(scene.table.faults().size() == 1);
+    CHECK(scene.table.faults()[0].complaint == Complaint::stalled);
+    // From the hold on each move is one, also that which comes there.
+    Scene other;
+    other.table.set_addressed();
+    other.table.remove(1);
+    other.table.address(2, part, kPosition);
+    other.table.begin_slices();
+    for (u32 i = 0; i < 3 * kSlices; i++) {
+        if (i % (kSlices - 1) == 0) {
+            other.reader.slot(70).cursor.store(part + u64{i} / (kSlices - 1) * 16);
+        }
+        CHECK_FALSE(slice(other, kPosition));
+    }
+}
+
 TEST_CASE("a hold begins before the record, and the smallest cursor known is none any more") {
     Scene scene;
     scene.table.set_addressed();
