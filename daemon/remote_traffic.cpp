@@ -35,6 +35,9 @@ constexpr unsigned kNapDoublingsMax = 4;
 constexpr std::int64_t kAlarmNs = 3'600'000'000'000;
 /// A sixteenth of the stall timeout is what a writer counts in.
 constexpr std::int64_t kStallSlices = 16;
+/// And no longer than this is waited for room without a look: a ring may be lost.
+constexpr std::int64_t kWaitingMinNs = 1'000'000;
+constexpr std::int64_t kWaitingMaxNs = 1'000'000'000;
 
 }  // namespace
 
@@ -173,7 +176,7 @@ void RemoteSession::set_timer() {
         wake_in(kNapNs << std::min(naps_, kNapDoublingsMax));
     }
     if (!waiting_.empty()) {
-        wake_in(std::max<std::int64_t>(stall_ns_ / kStallSlices, 1'000'000));
+        wake_in(std::clamp(stall_ns_ / kStallSlices, kWaitingMinNs, kWaitingMaxNs));
     }
     if (lying_ && polled_) {
         wake_in(protocol::Waiter::kPolledSliceNs);
