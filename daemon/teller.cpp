@@ -2,7 +2,7 @@
 // What a client is told by itself: who its peers are, who reads what it writes, what it may read.
 // Written from the state of the moment when there is room to send, never queued: a client that does
 // not read costs no more than what there is to tell. Part of the bus (bus.hpp), the daemon's one
-// thread.
+// thread. tell_publication: checked by tests/model/join.pml.
 #include "bus.hpp"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The control side of a client. See bus.hpp.
+// The control side of a client. See bus.hpp. MEMBERS stored and answered: tests/model/join.pml.
 #include "bus.hpp"
 
 #include "attached.hpp"

@@ -2,6 +2,7 @@
 // Readiness: the descriptor of a subscriber or a set for event loops. Readable unless armed; armed
 // when a call has found nothing. Used by the thread of its handle. Costs nothing on a call that
 // finds a message the short way: arming makes the next call take the long one.
+// Checked: tests/model/wake.pml (-DLOOP).
 #pragma once
 
 #include "error_text.hpp"

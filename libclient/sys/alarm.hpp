@@ -5,6 +5,7 @@
 // (futex_thread.hpp), which then stays: also later, when the program has forbidden itself io_uring
 // meanwhile, or a call of it has failed only once, or when threads take turns to use it: each would
 // need a ring of its own. Readable whenever it is not armed. Used by one thread at a time.
+// arm, disarm: checked by tests/model/wake.pml (-DLOOP).
 #pragma once
 
 #include "sys/fork_closed_fd.hpp"

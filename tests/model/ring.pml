@@ -229,24 +229,20 @@ again:
     };
 #ifdef LATEST
     /* go_to_newest() */
-    m = mem[NEWEST]; /* [R8] */
+    m = mem[NEWEST]; /* [R8]; 0 is none as long as it lies behind the ring */
+    a = mem[ANN];
     if
-    :: m == 0
+    :: DIST(m, PLUS(a, -CAP)) < 0 || DIST(a, m) <= 0 || DIST(m, pos) <= 0
     :: else ->
+        s = mem[SQ(m)];
         a = mem[ANN];
         if
-        :: DIST(m, PLUS(a, -CAP)) < 0 || DIST(a, m) <= 0 || DIST(m, pos) <= 0
-        :: else ->
-            s = mem[SQ(m)];
-            a = mem[ANN];
-            if
-            :: OVERTAKEN(m)
-            :: else -> atomic {
-                assert(position_of[ITH(s)] == m && DIST(s, exp) >= 0);
-                lost = lost + DIST(s, exp);
-                pos = m;
-                exp = s }
-            fi
+        :: OVERTAKEN(m)
+        :: else -> atomic {
+            assert(position_of[ITH(s)] == m && DIST(s, exp) >= 0);
+            lost = lost + DIST(s, exp);
+            pos = m;
+            exp = s }
         fi
     fi;
     atomic { m = 0; s = 0; a = 0 };
@@ -412,6 +408,9 @@ init {
     atomic {
         mem[ANN] = PLUS(ORIGIN, 1);
         mem[SQ(ORIGIN)] = FIRST;
+#ifdef WRAP
+        mem[NEWEST] = PLUS(ORIGIN, -1); /* the record that brought the ring there */
+#endif
         position_of[0] = ORIGIN;
         run Drain(0);
         run Writer();
