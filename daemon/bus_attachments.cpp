@@ -89,7 +89,7 @@ void Bus::begin_subscription(Client& client, u64 request, Subscription asked_for
     if (subscription.history != 0) {
         // What was published before this was asked for is to be there, and the MAPPED of its
         // publisher may be among what has been received, but comes to its turn later: completions
-        // have no order (kernel 6.1 turns it round).
+        // have no order.
         client.attaching->behind = to_work_.added();
         return;
     }

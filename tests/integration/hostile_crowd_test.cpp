@@ -210,7 +210,9 @@ TEST_CASE("many who ask and read nothing: memory has a bound") {
         }
         CHECK(cut_off == kDeaf);
         if (!kSanitized) {
-            CHECK(most_bytes <= before.own_bytes + kDeaf * 200 * 1024 + (2 << 20));
+            // 0.3 % more than the bound with 1 MiB has been seen under an emulated kernel.
+            const std::size_t slack = patience() == 1 ? 1 << 20 : 2 << 20;
+            CHECK(most_bytes <= before.own_bytes + kDeaf * 200 * 1024 + slack);
         }
         bystanders.expect_trips();
     }
