@@ -168,7 +168,10 @@ public:
             store(random_());
             return;
         case Behaviour::unaligned:
-            store(newest == 0 ? 0 : newest - 7);
+            // Not below where it began: that is out of range.
+            if (protocol::distance(newest - 7, cursor_) > 0) {
+                store(newest - 7);
+            }
             return;
         case Behaviour::begins_again:
             store(std::exchange(flip_, !flip_) ? newest : 0);
