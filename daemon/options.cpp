@@ -13,14 +13,15 @@ namespace ipcbus::daemon {
 
 namespace {
 
-enum LongOnly { kListen = 256, kCheckConfig };
+enum LongOnly { kListen = 256, kCheckConfig, kPrintOptions };
 
-const std::array<option, 6> kLongOptions = {{
+const std::array<option, 7> kLongOptions = {{
     {"config", required_argument, nullptr, 'c'},
     {"listen", required_argument, nullptr, kListen},
     {"check-config", no_argument, nullptr, kCheckConfig},
     {"help", no_argument, nullptr, 'h'},
     {"version", no_argument, nullptr, 'V'},
+    {"print-options", no_argument, nullptr, kPrintOptions},
     {nullptr, 0, nullptr, 0},
 }};
 
@@ -72,6 +73,9 @@ CommandLine parse_command_line(int argc, char* const* argv) {
         case 'V':
             result.action = CommandLine::Action::show_version;
             return result;
+        case kPrintOptions:
+            result.action = CommandLine::Action::show_options;
+            return result;
         case ':':
             return usage_error(offending_option(argv) + " needs an argument");
         default:
@@ -98,6 +102,20 @@ std::string help_text() {
            "  -V, --version         show the versions of program, protocol and layout and exit\n"
            "\n"
            "SIGHUP reloads the configuration, SIGTERM and SIGINT stop. See ipcbusd(8).\n";
+}
+
+std::string option_list() {
+    std::string list;
+    for (const option& one : kLongOptions) {
+        if (one.name == nullptr || one.val == kPrintOptions) {
+            continue;
+        }
+        if (one.val < kListen) {
+            list.append("-").append(1, static_cast<char>(one.val)).append(" ");
+        }
+        list.append("--").append(one.name).append(one.has_arg == no_argument ? "\n" : "=\n");
+    }
+    return list;
 }
 
 }  // namespace ipcbus::daemon

@@ -22,6 +22,7 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kDebug, 'd', "debug", false},
     OptionSpec{kHelp, 'h', "help", false},
     OptionSpec{kVersion, 'V', "version", false},
+    OptionSpec{kPrintOptions, '\0', "print-options", false},
 };
 
 /// Takes one option in; true if it was a common one.
@@ -42,8 +43,28 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
         case kDebug: options.debug = true; return true;
         case kHelp: options.help = true; return true;
         case kVersion: options.version = true; return true;
+        case kPrintOptions: options.help = true; return true;
         default: return false;
     }
+}
+
+/// "-t --topic=", a line for each option but --print-options; "=": it takes a value.
+std::string list_options(std::span<const OptionSpec> specs) {
+    std::string list;
+    for (const OptionSpec& spec : specs) {
+        if (spec.id == kPrintOptions) {
+            continue;
+        }
+        std::string line;
+        if (spec.short_name != '\0') {
+            line.append("-").append(1, spec.short_name);
+        }
+        if (!spec.long_name.empty()) {
+            line.append(line.empty() ? "--" : " --").append(spec.long_name);
+        }
+        list.append(line).append(spec.takes_value ? "=\n" : "\n");
+    }
+    return list;
 }
 
 }  // namespace
@@ -57,6 +78,9 @@ Result<std::vector<std::string_view>> read_options(
     for (const Option& option : parsed.options) {
         if (!IPCBUS_TRY(take_common_option(option, ret_common))) {
             IPCBUS_TRY(take(option));
+        }
+        if (option.id == kPrintOptions) {
+            ret_common.option_list = list_options(specs);
         }
         if (ret_common.help || ret_common.version) {
             break;
