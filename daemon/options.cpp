@@ -96,10 +96,10 @@ std::string help_text() {
            "The daemon of ipcbus: creates the shared memory that messages go through.\n"
            "\n"
            "  -c, --config FILE     read the configuration from FILE (see ipcbusd.toml(5))\n"
-           "      --listen ADDRESS  listen on unix:PATH instead of listen.sockets; repeatable\n"
+           "      --listen ADDRESS  on unix:PATH instead of listen.sockets; repeatable\n"
            "      --check-config    check the configuration, print every error, and exit\n"
            "  -h, --help            show this help and exit\n"
-           "  -V, --version         show the versions of program, protocol and layout and exit\n"
+           "  -V, --version         show versions of program, protocol and layout and exit\n"
            "\n"
            "SIGHUP reloads the configuration, SIGTERM and SIGINT stop. See ipcbusd(8).\n";
 }

@@ -90,11 +90,9 @@ Result<std::vector<std::string_view>> read_options(
 }
 
 std::string_view common_help() {
-    return "Connection and more:\n"
-           "      --address unix:PATH    the bus; else $IPCBUS_ADDRESS, or the usual place\n"
-           "  -i, --name NAME            what the client calls itself\n"
-           "      --connect-timeout D    keep trying to connect for so long\n"
-           "      --no-reconnect         exit 3 when the connection is lost\n"
+    return "      --address unix:PATH   the bus; else $IPCBUS_ADDRESS, or the usual place\n"
+           "      --connect-timeout D   keep trying for so long   -i, --name NAME  our name\n"
+           "      --no-reconnect        exit 3 when the connection is lost\n"
            "  -q  no warnings   -d  tell what happens   -h  this help   -V  versions\n";
 }
 

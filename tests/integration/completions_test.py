@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Goal: what can be typed behind a command of ipcbus can be completed, in bash and in zsh: every
-option that --help names, every word that an option takes, files where a file goes.
+option that --help names, every word that an option takes, files where a file goes; and
+that --help fits a screen of 24 lines.
 Method: bash reads the completion as it is installed, and its function is called with what a line
 would give it; zsh does the same with an _arguments that only says what it was given.
 Usage: completions_test.py DIRECTORY_OF_COMPLETIONS TOOL=PROGRAM...
@@ -86,6 +87,13 @@ class Completions(unittest.TestCase):
                 offered = complete(tool, "-")
                 self.assertEqual(wanted - offered, set())
                 self.assertNotIn("--print-options", offered)
+
+    def test_help_fits_a_screen(self):
+        for tool, program in TOOLS.items():
+            with self.subTest(tool):
+                lines = run(program, "--help").stdout.splitlines()
+                self.assertLessEqual(len(lines), 24)
+                self.assertLessEqual(max(map(len, lines)), 80)
 
     def test_who_takes_a_value(self):
         """Is asked for one if it is the last word."""

@@ -95,7 +95,7 @@ class WithoutDaemon(Case):
                 result = self.run_tool(tool, word, "t")
                 self.assertDone(result)
                 lines = result.out.decode().splitlines()
-                self.assertLessEqual(len(lines), 40)
+                self.assertLessEqual(len(lines), 24)
                 self.assertLessEqual(max(map(len, lines)), 80)
             for word in ("--version", "-V"):
                 result = self.run_tool(tool, word)
