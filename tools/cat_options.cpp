@@ -33,6 +33,7 @@ enum Id : int {
     kMode,
     kFrom,
     kStrict,
+    kProgress,
     kReadyFd,
     kExec,
     kSignal,
@@ -55,6 +56,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kMode, '\0', "mode", true},
     OptionSpec{kFrom, '\0', "from", true},
     OptionSpec{kStrict, '\0', "strict", false},
+    OptionSpec{kProgress, 'P', "progress", false},
     OptionSpec{kReadyFd, '\0', "ready-fd", true},
     OptionSpec{kExec, '\0', "exec", true},
     OptionSpec{kSignal, '\0', "signal", true},
@@ -172,6 +174,7 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
         case kMode: return take_mode(option, options);
         case kFrom: return take_from(option, options);
         case kStrict: options.strict = true; return {};
+        case kProgress: options.progress = true; return {};
         case kReadyFd: return take_ready_fd(option, options);
         case kExec:
             if (option.value.empty()) {
@@ -258,7 +261,7 @@ std::string cat_help() {
                "  -N, --no-newline     no newline         -0, --null  a NUL byte instead of it\n"
                "  -v, --verbose        topic, space, payload\n"
                "  -x, --hex            payload in hexadecimal; also with -v\n"
-               "  -j, --json           a JSON object a line\n"
+               "  -j, --json           a JSON object a line   -P, --progress  rate, on stderr\n"
                "      --framed         length (u32, little-endian), payload\n"
                "  -F, --format FMT     %t topic %p payload %x hex %l length %s sequence %L lost\n"
                "                       %I ISO time %U unix time of receipt %j JSON %% \\n \\t \\0\n"

@@ -31,6 +31,7 @@ enum Id : int {
     kNul,
     kFramed,
     kCount,
+    kProgress,
     kTimeout,
     kRepeat,
     kRepeatDelay,
@@ -52,6 +53,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kNul, '0', "null", false},
     OptionSpec{kFramed, '\0', "framed", false},
     OptionSpec{kCount, 'C', "count", true},
+    OptionSpec{kProgress, 'P', "progress", false},
     OptionSpec{kTimeout, 'W', "timeout", true},
     OptionSpec{kRepeat, '\0', "repeat", true},
     OptionSpec{kRepeatDelay, '\0', "repeat-delay", true},
@@ -123,6 +125,7 @@ Result<void> take_option(const Option& option, PubOptions& options, Seen& seen) 
         case kEmpty: return take_payload(option, Payload::empty, options, seen);
         case kNul: return take_payload(option, Payload::nul, options, seen);
         case kFramed: return take_payload(option, Payload::framed, options, seen);
+        case kProgress: options.progress = true; return {};
         case kCount: options.count_max = IPCBUS_TRY(count_option(option)); return {};
         case kTimeout: options.timeout_ns = IPCBUS_TRY(duration_option(option)); return {};
         case kRepeat:
@@ -222,7 +225,7 @@ std::string pub_help() {
                "      --follow FIFO    the same of these from FIFO, whose writers come and go\n"
                "  -m, --message TEXT   -f, --file FILE   -s, --stdin  all of it   -n, --empty\n"
                "How many, how fast, how long (D: 500ms, 2s, 1.5):\n"
-               "  -C, --count N        end after N messages\n"
+               "  -C, --count N        end after N messages   -P, --progress  rate, on stderr\n"
                "  -W, --timeout D      give up after D: exit 124\n"
                "      --repeat N       publish the message of -m -f -s -n N times\n"
                "      --repeat-delay D   with so much time between two of them\n"
