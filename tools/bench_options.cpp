@@ -308,7 +308,7 @@ Result<BenchOptions> parse_bench_options(std::span<char* const> arguments) {
         given.push_back(option);
         return take_option(option, options);
     };
-    const auto operands = IPCBUS_TRY(read_options(arguments, specs, take, options.common));
+    const auto operands = IPCBUS_TRY(read_options(arguments, specs, take, options.common, kModeNames));
     if (options.common.help || options.common.version) {
         return options;
     }

@@ -49,7 +49,9 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
 }
 
 /// "-t --topic=", a line for each option but --print-options; "=": it takes a value.
-std::string list_options(std::span<const OptionSpec> specs) {
+/// Then a line for each word that the operand can be.
+std::string list_options(std::span<const OptionSpec> specs,
+                         std::span<const std::string_view> operand_words) {
     std::string list;
     for (const OptionSpec& spec : specs) {
         if (spec.id == kPrintOptions) {
@@ -64,6 +66,9 @@ std::string list_options(std::span<const OptionSpec> specs) {
         }
         list.append(line).append(spec.takes_value ? "=\n" : "\n");
     }
+    for (const std::string_view word : operand_words) {
+        list.append(word).append("\n");
+    }
     return list;
 }
 
@@ -71,7 +76,8 @@ std::string list_options(std::span<const OptionSpec> specs) {
 
 Result<std::vector<std::string_view>> read_options(
     std::span<char* const> arguments, std::span<const OptionSpec> own,
-    const std::function<Result<void>(const Option&)>& take, CommonOptions& ret_common) {
+    const std::function<Result<void>(const Option&)>& take, CommonOptions& ret_common,
+    std::span<const std::string_view> operand_words) {
     std::vector<OptionSpec> specs(own.begin(), own.end());
     specs.insert(specs.end(), kCommonSpecs.begin(), kCommonSpecs.end());
     Arguments parsed = IPCBUS_TRY(parse_arguments(arguments, specs));
@@ -80,7 +86,7 @@ Result<std::vector<std::string_view>> read_options(
             IPCBUS_TRY(take(option));
         }
         if (option.id == kPrintOptions) {
-            ret_common.option_list = list_options(specs);
+            ret_common.option_list = list_options(specs, operand_words);
         }
         if (ret_common.help || ret_common.version) {
             break;

@@ -46,10 +46,12 @@ struct CommonOptions {
 
 /// Reads a command line: common options go to `ret_common`, those of `own` to `take`, in their
 /// order. Returns the operands. After -h or -V nothing more is read. --print-options, by which the
-/// completions of shells learn the options, is help of another form.
+/// completions of shells learn the options, is help of another form; it also names
+/// `operand_words`, for a tool whose operand is one of a few words.
 [[nodiscard]] sys::Result<std::vector<std::string_view>> read_options(
     std::span<char* const> arguments, std::span<const OptionSpec> own,
-    const std::function<sys::Result<void>(const Option&)>& take, CommonOptions& ret_common);
+    const std::function<sys::Result<void>(const Option&)>& take, CommonOptions& ret_common,
+    std::span<const std::string_view> operand_words = {});
 /// The lines of --help about them.
 [[nodiscard]] std::string_view common_help();
 /// What --version prints: the tool, then library (compiled with, running), protocol and layout.

@@ -99,7 +99,7 @@ class Completions(unittest.TestCase):
         """Is asked for one if it is the last word."""
         for tool, program in TOOLS.items():
             for line in run(program, "--print-options").stdout.splitlines():
-                for name in line.rstrip("=").split():
+                for name in line.rstrip("=").split() if line.startswith("-") else ():
                     if line.endswith("="):
                         self.assertRegex(run(program, name, code=2).stderr, "needs an? ")
 
@@ -151,6 +151,8 @@ class Completions(unittest.TestCase):
         self.assertIn("*--mode=:value:(reliable lossy latest)", zsh_specs("ipcbus-cat"))
         self.assertIn("*-f+:value:_files", zsh_specs("ipcbus-pub"))
         self.assertIn("*--strict", zsh_specs("ipcbus-cat"))
+        self.assertEqual(set(re.search(r":operand:\((.*)\)", zsh_specs("ipcbus-bench")[-1])[1].split()),
+                         words_of_refusal("ipcbus-bench", "nonsense"))
 
     def test_zsh_asks_the_tool(self):
         for tool in TOOLS:
