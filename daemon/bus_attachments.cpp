@@ -86,7 +86,7 @@ void Bus::begin_subscription(Client& client, u64 request, Subscription asked_for
     }
     client.attaching =
         Attaching{.subscription = id, .request = request, .publications = std::move(matches)};
-    if (frame.history != 0) {
+    if (subscription.history != 0) {
         // What was published before this was asked for is to be there, and the MAPPED of its
         // publisher may be among what has been received, but comes to its turn later: completions
         // have no order (kernel 6.1 turns it round).

@@ -3,7 +3,8 @@
 // what is to fail: a file that both map. For each call and each io_uring operation it has a count
 // and a rule: from which occurrence on, how often, with which error. So one daemon lives through
 // many faults, and knows of none of this. Rules are written by the test alone, counts by the daemon
-// alone (its one thread); the test empties the counts while nothing is armed.
+// alone (its loop's thread, and those that wait for futexes where io_uring cannot); the test
+// empties the counts while nothing is armed.
 #pragma once
 
 #include <atomic>
@@ -17,10 +18,13 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
 
 // What can be made to fail. One name may stand for several symbols (open, open64), and one symbol
 // for several names (fcntl). op_*: an io_uring operation. get_sqe: the submission queue is full.
+// probe_futex: io_uring waits for no futexes, as before Linux 6.7. getaddrinfo, getnameinfo
+// (their errors are EAI_*) and pthread_create answer with the error.
 #define IPCBUS_FAULT_CALLS(X) \
     X(bind)                   \
     X(close)                  \
     X(connect)                \
+    X(eventfd)                \
     X(fallocate)              \
     X(fchmod)                 \
     X(fcntl_add_seals)        \
@@ -32,6 +36,9 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
     X(ftruncate)              \
     X(futex)                  \
     X(get_sqe)                \
+    X(getaddrinfo)            \
+    X(getnameinfo)            \
+    X(getpeername)            \
     X(getrandom)              \
     X(getrlimit)              \
     X(getsockname)            \
@@ -58,6 +65,7 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
     X(op_accept)              \
     X(op_close)               \
     X(op_fallocate)           \
+    X(op_futex)               \
     X(op_poll)                \
     X(op_recv)                \
     X(op_sendmsg)             \
@@ -65,14 +73,18 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
     X(open)                   \
     X(pidfd_open)             \
     X(poll)                   \
+    X(probe_futex)            \
+    X(pthread_create)         \
     X(pwrite)                 \
     X(read)                   \
     X(recv)                   \
+    X(recvmsg)                \
     X(sd_is_socket_unix)      \
     X(sd_journal_stream)      \
     X(sd_listen_fds)          \
     X(sd_notify)              \
     X(sd_watchdog)            \
+    X(send)                   \
     X(setrlimit)              \
     X(setsockopt)             \
     X(shutdown)               \
@@ -80,6 +92,7 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
     X(signalfd)               \
     X(sigprocmask)            \
     X(socket)                 \
+    X(socketpair)             \
     X(stat)                   \
     X(syscall_other)          \
     X(unlink)                 \

@@ -2,7 +2,7 @@
 // Preloaded into the real ipcbusd by the tests of faults: each call of the C library and of
 // libsystemd that the daemon makes, with a rule in front of it (fault_block.hpp). What is not to
 // fail goes on to the function of that name. symbols_test.py checks that nothing the daemon calls
-// is left out. io_uring is in preload_uring.cpp. In the daemon's process, its one thread.
+// is left out. io_uring is in preload_uring.cpp. In the daemon's process, all of its threads.
 #include "preload.hpp"
 
 #include <fcntl.h>
@@ -117,6 +117,7 @@ using Mode = mode_t;
 
 IPCBUS_FAULT_CALL(int, bind, bind, (int s, const void* a, unsigned n), (s, a, n))
 IPCBUS_FAULT_CALL(int, connect, connect, (int s, const void* a, unsigned n), (s, a, n))
+IPCBUS_FAULT_CALL(int, eventfd, eventfd, (unsigned v, int f), (v, f))
 IPCBUS_FAULT_CALL(int, fallocate, fallocate, (int f, int m, off_t o, off_t n), (f, m, o, n))
 IPCBUS_FAULT_CALL(int, fallocate, fallocate64, (int f, int m, off_t o, off_t n), (f, m, o, n))
 IPCBUS_FAULT_CALL(int, fchmod, fchmod, (int f, Mode m), (f, m))
@@ -130,6 +131,7 @@ IPCBUS_FAULT_CALL(int, getrlimit, getrlimit, (int r, void* l), (r, l))
 IPCBUS_FAULT_CALL(int, getrlimit, getrlimit64, (int r, void* l), (r, l))
 IPCBUS_FAULT_CALL(int, setrlimit, setrlimit, (int r, const void* l), (r, l))
 IPCBUS_FAULT_CALL(int, setrlimit, setrlimit64, (int r, const void* l), (r, l))
+IPCBUS_FAULT_CALL(int, getpeername, getpeername, (int s, void* a, unsigned* n), (s, a, n))
 IPCBUS_FAULT_CALL(int, getsockname, getsockname, (int s, void* a, unsigned* n), (s, a, n))
 IPCBUS_FAULT_CALL(int, listen, listen, (int s, int b), (s, b))
 IPCBUS_FAULT_CALL(off_t, lseek, lseek, (int f, off_t o, int w), (f, o, w))
@@ -145,11 +147,14 @@ IPCBUS_FAULT_CALL(int, open, open64, (const char* p, int f, Mode m), (p, f, m))
 IPCBUS_FAULT_CALL(int, poll, poll, (void* p, unsigned long n, int t), (p, n, t))
 IPCBUS_FAULT_CALL(ssize_t, read, read, (int f, void* p, Size n), (f, p, n))
 IPCBUS_FAULT_CALL(ssize_t, recv, recv, (int s, void* p, Size n, int f), (s, p, n, f))
+IPCBUS_FAULT_CALL(ssize_t, recvmsg, recvmsg, (int s, void* m, int f), (s, m, f))
+IPCBUS_FAULT_CALL(ssize_t, send, send, (int s, const void* p, Size n, int f), (s, p, n, f))
 IPCBUS_FAULT_CALL(int, setsockopt, setsockopt, (int s, int l, int o, const void* p, unsigned n),
                   (s, l, o, p, n))
 IPCBUS_FAULT_CALL(int, signalfd, signalfd, (int f, const void* s, int g), (f, s, g))
 IPCBUS_FAULT_CALL(int, sigprocmask, sigprocmask, (int h, const void* s, void* o), (h, s, o))
 IPCBUS_FAULT_CALL(int, socket, socket, (int d, int t, int p), (d, t, p))
+IPCBUS_FAULT_CALL(int, socketpair, socketpair, (int d, int t, int p, int* r), (d, t, p, r))
 IPCBUS_FAULT_CALL(int, stat, stat, (const char* p, void* s), (p, s))
 IPCBUS_FAULT_CALL(int, stat, stat64, (const char* p, void* s), (p, s))
 IPCBUS_FAULT_CALL(int, unlink, unlink, (const char* p), (p))
@@ -252,6 +257,25 @@ IPCBUS_FAULT_WRAP(long, syscall, (long number, long a, long b, long c, long d, l
                                                : Call::syscall_other;
     return fails(call) ? -1 : next(number, a, b, c, d, e, f);
 }
+
+// ---------------------------------------------------------------- those that answer with the error
+
+#define IPCBUS_FAULT_ANSWER(call, parameters, arguments) \
+    IPCBUS_FAULT_WRAP(int, call, parameters) {           \
+        IPCBUS_FAULT_NEXT(call, int parameters);         \
+        if (fails(Call::call)) {                         \
+            return errno;                                \
+        }                                                \
+        return next arguments;                           \
+    }
+
+IPCBUS_FAULT_ANSWER(getaddrinfo, (const char* n, const char* s, const void* h, void* r),
+                    (n, s, h, r))
+IPCBUS_FAULT_ANSWER(getnameinfo,
+                    (const void* a, unsigned n, char* h, unsigned m, char* s, unsigned k, int f),
+                    (a, n, h, m, s, k, f))
+IPCBUS_FAULT_ANSWER(pthread_create, (void* t, const void* a, void* (*f)(void*), void* p),
+                    (t, a, f, p))
 
 // --------------------------------------------------- libsystemd, which answers with minus an errno
 

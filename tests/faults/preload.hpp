@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the files of the preloaded library share: the rules, and the functions behind ours. In the
-// daemon's process, its one thread.
+// daemon's process, all of its threads.
 #pragma once
 
 #include "fault_block.hpp"

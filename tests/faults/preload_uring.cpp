@@ -26,6 +26,9 @@ std::unordered_map<std::uint64_t, int>& results_to_come() {
 /// Of the submission queue, as it was made.
 unsigned entries_made = 0;
 
+/// Not in the headers of Debian 12: IORING_OP_FUTEX_WAIT, of Linux 6.7.
+constexpr unsigned kFutexWait = 51;
+
 /// The rule for that operation; false: there is none, because it cannot fail in a way that matters.
 bool call_of(const io_uring_sqe& sqe, Call& ret_call) {
     switch (sqe.opcode) {
@@ -49,6 +52,9 @@ bool call_of(const io_uring_sqe& sqe, Call& ret_call) {
         return true;
     case IORING_OP_TIMEOUT:
         ret_call = Call::op_timeout;
+        return true;
+    case kFutexWait:
+        ret_call = Call::op_futex;
         return true;
     case IORING_OP_ASYNC_CANCEL:
         // Needs nothing, so only says whether it found its target; the daemon does not ask.
@@ -130,7 +136,14 @@ IPCBUS_FAULT_WRAP(int, io_uring_queue_init_params,
 
 IPCBUS_FAULT_WRAP(io_uring_probe*, io_uring_get_probe_ring, (io_uring * ring)) {
     IPCBUS_FAULT_NEXT(io_uring_get_probe_ring, io_uring_probe * (io_uring*));
-    return fails(Call::io_uring_probe) ? nullptr : next(ring);
+    if (fails(Call::io_uring_probe)) {
+        return nullptr;
+    }
+    io_uring_probe* const probe = next(ring);
+    if (fails(Call::probe_futex) && probe != nullptr && probe->ops_len > kFutexWait) {
+        probe->ops[kFutexWait].flags &= static_cast<__u16>(~IO_URING_OP_SUPPORTED);
+    }
+    return probe;
 }
 
 IPCBUS_FAULT_WRAP(int, io_uring_register_buf_ring,
