@@ -14,6 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -392,6 +393,10 @@ class Limits(Case):
     def test_progress_is_told_while_it_waits_and_at_the_end(self):
         reader = self.cat("t", "-P")
         writer = self.tool(PUB, "t", "-P", stdin=subprocess.PIPE)
+        for tool in (reader, writer):  # who never tells what is waited for here is ended
+            timer = threading.Timer(LONG, tool.process.kill)
+            timer.start()
+            self.addCleanup(timer.cancel)
         self.assertEqual(reader.process.stderr.readline(), b"ipcbus-cat: 0 messages, 0.0/s\n")
         writer.process.stdin.write(b"x\n" * 1000)
         writer.process.stdin.flush()
