@@ -75,6 +75,9 @@ int run(int argc, char** argv) {
     case CommandLine::Action::show_help:
         std::fputs(daemon::help_text().c_str(), stdout);
         return kExitDone;
+    case CommandLine::Action::show_options:
+        std::fputs(daemon::option_list().c_str(), stdout);
+        return kExitDone;
     case CommandLine::Action::show_version:
         print_version();
         return kExitDone;

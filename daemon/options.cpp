@@ -14,14 +14,15 @@ namespace ipcbus::daemon {
 
 namespace {
 
-enum LongOnly { kListen = 256, kCheckConfig };
+enum LongOnly { kListen = 256, kCheckConfig, kPrintOptions };
 
-const std::array<option, 6> kLongOptions = {{
+const std::array<option, 7> kLongOptions = {{
     {"config", required_argument, nullptr, 'c'},
     {"listen", required_argument, nullptr, kListen},
     {"check-config", no_argument, nullptr, kCheckConfig},
     {"help", no_argument, nullptr, 'h'},
     {"version", no_argument, nullptr, 'V'},
+    {"print-options", no_argument, nullptr, kPrintOptions},
     {nullptr, 0, nullptr, 0},
 }};
 
@@ -82,6 +83,9 @@ CommandLine parse_command_line(int argc, char* const* argv) {
         case 'V':
             result.action = CommandLine::Action::show_version;
             return result;
+        case kPrintOptions:
+            result.action = CommandLine::Action::show_options;
+            return result;
         case ':':
             return usage_error(offending_option(argv) + " needs an argument");
         default:
@@ -102,13 +106,27 @@ std::string help_text() {
            "The daemon of ipcbus: creates the shared memory that messages go through.\n"
            "\n"
            "  -c, --config FILE     read the configuration from FILE (see ipcbusd.toml(5))\n"
-           "      --listen ADDRESS  listen on unix:PATH instead of listen.sockets, on tcp:PORT\n"
-           "                        or tcp:HOST:PORT instead of tcp.listen; repeatable\n"
+           "      --listen ADDRESS  on unix:PATH instead of listen.sockets, on tcp:PORT or\n"
+           "                        tcp:HOST:PORT instead of tcp.listen; repeatable\n"
            "      --check-config    check the configuration, print every error, and exit\n"
            "  -h, --help            show this help and exit\n"
-           "  -V, --version         show the versions of program, protocol and layout and exit\n"
+           "  -V, --version         show versions of program, protocol and layout and exit\n"
            "\n"
            "SIGHUP reloads the configuration, SIGTERM and SIGINT stop. See ipcbusd(8).\n";
+}
+
+std::string option_list() {
+    std::string list;
+    for (const option& one : kLongOptions) {
+        if (one.name == nullptr || one.val == kPrintOptions) {
+            continue;
+        }
+        if (one.val < kListen) {
+            list.append("-").append(1, static_cast<char>(one.val)).append(" ");
+        }
+        list.append("--").append(one.name).append(one.has_arg == no_argument ? "\n" : "=\n");
+    }
+    return list;
 }
 
 }  // namespace ipcbus::daemon

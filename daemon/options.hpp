@@ -20,7 +20,7 @@ struct Options {
 };
 
 struct CommandLine {
-    enum class Action { run, check_config, show_help, show_version, usage_error };
+    enum class Action { run, check_config, show_help, show_version, show_options, usage_error };
     Action action = Action::run;
     Options options;
     /// For usage_error: one line, without the program's name.
@@ -29,5 +29,7 @@ struct CommandLine {
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char* const* argv);
 [[nodiscard]] std::string help_text();
+/// For the completions of shells: "-c --config=", a line for each option; "=": it takes a value.
+[[nodiscard]] std::string option_list();
 
 }  // namespace ipcbus::daemon

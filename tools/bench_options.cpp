@@ -311,7 +311,8 @@ Result<BenchOptions> parse_bench_options(std::span<char* const> arguments) {
         given.push_back(option);
         return take_option(option, options);
     };
-    const auto operands = IPCBUS_TRY(read_options(arguments, specs, take, options.common));
+    const auto operands =
+        IPCBUS_TRY(read_options(arguments, specs, take, options.common, kModeNames));
     if (options.common.help || options.common.version) {
         return options;
     }
@@ -326,7 +327,6 @@ Result<BenchOptions> parse_bench_options(std::span<char* const> arguments) {
 std::string bench_help() {
     return std::string(
                "ipcbus-bench [OPTION]... MODE    measure the ipcbus message bus\n"
-               "Modes:\n"
                "  latency       one way, of a ping-pong between two processes\n"
                "  request       the same in turn with requests and replies, and how they compare\n"
                "  throughput    one publisher, one subscriber, as fast as it goes\n"
@@ -334,34 +334,19 @@ std::string bench_help() {
                "  connect       from connecting to the first message\n"
                "  control       setting up thousands of clients, publications, subscriptions\n"
                "Messages (latency, throughput, fanout; request takes --size and --wait):\n"
-               "      --size BYTES        (64)\n"
-               "      --mode reliable|lossy|latest\n"
-               "      --wait spin|adaptive|sleep   how subscribers wait (adaptive)\n"
-               "      --in-place          filled and read where they lie\n"
-               "      --read-in-place     copied in, read where they lie\n"
-               "      --untouched         with --in-place: handed over, not filled or read\n"
-               "      --batch N           publish and read N a call\n"
-               "      --read-batch N      read up to N a call\n"
-               "      --readers N         subscribers of fanout, 1 to 64\n"
-               "      --strict            exit 5 if a lossy subscriber lost any\n"
-               "Setting up (control):\n"
-               "      --clients N --publications N --subscriptions N\n"
-               "      --matches N         publications that each subscription matches\n"
-               "      --processes N       that share the clients (4)\n"
-               "How long, where (D: 500ms, 2s, 1.5):\n"
-               "      --duration D        (3s)   --warmup D (300ms)   --slice D (5ms)\n"
-               "      --repeat N          all of it N times, each with new processes\n"
-               "      --ring BYTES        size of each ring (as configured; control: 64KiB)\n"
-               "      --pin CPUS          like 0,1: the publisher's, then the subscribers'\n"
-               "Output and bus:\n"
-               "  -j, --json              one JSON object\n"
-               "      --private           on an ipcbusd of its own, ended afterwards\n"
-               "      --daemon PATH       which ipcbusd that is\n"
-               "  -t, --topic TOPIC       topics below this one\n")
+               "  --size BYTES (64) --mode reliable|lossy|latest --wait spin|adaptive|sleep\n"
+               "  --in-place          filled and read where they lie\n"
+               "  --read-in-place     copied in, read where they lie\n"
+               "  --untouched         with --in-place: handed over, not filled or read\n"
+               "  --batch N, --read-batch N   publish and read N a call, read up to N a call\n"
+               "  --readers N         of fanout, 1 to 64    --strict  exit 5 if one was lost\n"
+               "Setting up (control): --clients N --publications N --subscriptions N\n"
+               "  --matches N         of each subscription  --processes N  of the clients (4)\n"
+               "How long: --duration D (3s) --warmup D (300ms) --slice D (5ms) --repeat N\n"
+               "  --ring BYTES        of each ring       --pin CPUS  publisher's, subscribers'\n"
+               "  -j, --json   -t, --topic TOPIC   --private  on its own bus   --daemon PATH\n")
         .append(common_help())
-        .append(
-            "Exit: 0 done, 1 error or a corrupt message, 2 usage, 3 no connection, 4 denied,\n"
-            "      5 messages lost, 124 timed out\n");
+        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 5 lost, 124 late\n");
 }
 
 }  // namespace ipcbus::tools

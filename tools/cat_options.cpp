@@ -31,6 +31,7 @@ enum Id : int {
     kMode,
     kFrom,
     kStrict,
+    kProgress,
     kReadyFd,
     kExec,
     kSignal,
@@ -53,6 +54,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kMode, '\0', "mode", true},
     OptionSpec{kFrom, '\0', "from", true},
     OptionSpec{kStrict, '\0', "strict", false},
+    OptionSpec{kProgress, 'P', "progress", false},
     OptionSpec{kReadyFd, '\0', "ready-fd", true},
     OptionSpec{kExec, '\0', "exec", true},
     OptionSpec{kSignal, '\0', "signal", true},
@@ -155,6 +157,7 @@ Result<void> take_option(const Option& option, CatOptions& options, Seen& seen) 
         case kMode: return take_mode(option, options);
         case kFrom: return take_from(option, options);
         case kStrict: options.strict = true; return {};
+        case kProgress: options.progress = true; return {};
         case kReadyFd: options.ready_fd = IPCBUS_TRY(ready_fd_option(option)); return {};
         case kExec:
             if (option.value.empty()) {
@@ -233,35 +236,26 @@ Result<CatOptions> parse_cat_options(std::span<char* const> arguments) {
 std::string cat_help() {
     return std::string(
                "ipcbus-cat [OPTION]... [-t] TOPIC...    write messages of topics to stdout\n"
-               "  -t, --topic TOPIC      a topic, as an option. It may have wildcards: + is one\n"
-               "                         level, # all the rest ('plant/+/temp')\n"
+               "  -t, --topic TOPIC    with wildcards: + is a level, # all the rest ('a/+/c')\n"
                "How many, how long (D: 500ms, 2s, 1.5):\n"
-               "  -C, --count N          end after N messages\n"
-               "  -W, --timeout D        give up after D: exit 124\n"
-               "      --idle D           end after D without a message\n"
-               "      --end              end as soon as there is nothing to read\n"
+               "  -C, --count N        end after N messages   --idle D  D without a message\n"
+               "  -W, --timeout D      give up: exit 124      --end     nothing is to be read\n"
                "Output; without any of these: the payload and a newline\n"
-               "  -N, --no-newline  no newline       -0, --null  a NUL byte instead of it\n"
-               "  -v, --verbose     topic, space, payload\n"
-               "  -x, --hex         payload in hexadecimal; also with -v\n"
-               "  -j, --json        a JSON object a line\n"
-               "      --framed      length (u32, little-endian), payload\n"
-               "  -F, --format FMT  %t topic %p payload %x hex %l length %s sequence\n"
-               "                    %L lost so far, %I ISO time and %U unix time of receipt,\n"
-               "                    %j JSON, %%, \\n \\t \\0\n"
-               "      --exec CMD    run CMD in a shell for each message: payload on its stdin,\n"
-               "                    $IPCBUS_TOPIC, $IPCBUS_SEQUENCE and more in its environment\n"
-               "      --signal SIG  send SIG (HUP, USR1) for each message, to the process that\n"
-               "      --pidfile FILE  FILE names\n"
+               "  -N, --no-newline     no newline         -0, --null  a NUL byte instead of it\n"
+               "  -v, --verbose        topic, space, payload\n"
+               "  -x, --hex            payload in hexadecimal; also with -v\n"
+               "  -j, --json           a JSON object a line   -P, --progress  rate, on stderr\n"
+               "      --framed         length (u32, little-endian), payload\n"
+               "  -F, --format FMT     %t topic %p payload %x hex %l length %s sequence %L lost\n"
+               "                       %I ISO time %U unix time of receipt %j JSON %% \\n \\t \\0\n"
+               "      --exec CMD       run CMD for each: payload on stdin, $IPCBUS_TOPIC...\n"
+               "      --signal SIG --pidfile FILE   send SIG (HUP) for each to whom FILE names\n"
                "Delivery:\n"
-               "      --mode MODE        reliable (the default), lossy, latest\n"
-               "      --from FROM        new (the default), oldest, last:N: begin with what\n"
-               "                         was published before\n"
-               "      --strict           exit 5 as soon as a message was lost\n"
-               "      --ready-fd FD      write a line to FD once subscribed, and close it\n")
+               "      --mode MODE      reliable (the default), lossy, latest\n"
+               "      --from FROM      new (the default), oldest, last:N of what was published\n"
+               "      --strict         exit 5 if one is lost  --ready-fd FD  say: subscribed\n")
         .append(common_help())
-        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 5 lost,\n"
-                "      124 timed out\n");
+        .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 5 lost, 124 late\n");
 }
 
 }  // namespace ipcbus::tools

@@ -23,6 +23,7 @@ struct CatOptions {
     std::uint32_t mode = IPCBUS_RELIABLE;
     std::uint64_t history = 0;             // --from; IPCBUS_OLDEST: all there is
     bool strict = false;
+    bool progress = false;
     int ready_fd = -1;                     // -1: none
     std::string command;                   // of --exec; empty: none
     int signal = 0;                        // of --signal; 0: none

@@ -26,6 +26,7 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kDebug, 'd', "debug", false},
     OptionSpec{kHelp, 'h', "help", false},
     OptionSpec{kVersion, 'V', "version", false},
+    OptionSpec{kPrintOptions, '\0', "print-options", false},
 };
 
 /// Takes one option in; true if it was a common one.
@@ -52,21 +53,50 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
         case kDebug: options.debug = true; return true;
         case kHelp: options.help = true; return true;
         case kVersion: options.version = true; return true;
+        case kPrintOptions: options.help = true; return true;
         default: return false;
     }
+}
+
+/// "-t --topic=", a line for each option but --print-options; "=": it takes a value.
+/// Then a line for each word that the operand can be.
+std::string list_options(std::span<const OptionSpec> specs,
+                         std::span<const std::string_view> operand_words) {
+    std::string list;
+    for (const OptionSpec& spec : specs) {
+        if (spec.id == kPrintOptions) {
+            continue;
+        }
+        std::string line;
+        if (spec.short_name != '\0') {
+            line.append("-").append(1, spec.short_name);
+        }
+        if (!spec.long_name.empty()) {
+            line.append(line.empty() ? "--" : " --").append(spec.long_name);
+        }
+        list.append(line).append(spec.takes_value ? "=\n" : "\n");
+    }
+    for (const std::string_view word : operand_words) {
+        list.append(word).append("\n");
+    }
+    return list;
 }
 
 }  // namespace
 
 Result<std::vector<std::string_view>> read_options(
     std::span<char* const> arguments, std::span<const OptionSpec> own,
-    const std::function<Result<void>(const Option&)>& take, CommonOptions& ret_common) {
+    const std::function<Result<void>(const Option&)>& take, CommonOptions& ret_common,
+    std::span<const std::string_view> operand_words) {
     std::vector<OptionSpec> specs(own.begin(), own.end());
     specs.insert(specs.end(), kCommonSpecs.begin(), kCommonSpecs.end());
     Arguments parsed = IPCBUS_TRY(parse_arguments(arguments, specs));
     for (const Option& option : parsed.options) {
         if (!IPCBUS_TRY(take_common_option(option, ret_common))) {
             IPCBUS_TRY(take(option));
+        }
+        if (option.id == kPrintOptions) {
+            ret_common.option_list = list_options(specs, operand_words);
         }
         if (ret_common.help || ret_common.version) {
             break;
@@ -106,13 +136,9 @@ bool announce_ready(std::string_view tool, int ready_fd) {
 }
 
 std::string_view common_help() {
-    return "Connection and more:\n"
-           "      --address ADDRESS      unix:PATH or tcp:HOST:PORT; else $IPCBUS_ADDRESS,\n"
-           "                             or the usual place\n"
-           "      --token-file FILE      token for a bus over TCP; else $IPCBUS_TOKEN_FILE\n"
-           "  -i, --name NAME            what the client calls itself\n"
-           "      --connect-timeout D    keep trying to connect for so long\n"
-           "      --no-reconnect         exit 3 when the connection is lost\n"
+    return "      --address ADDRESS  unix:PATH, tcp:HOST:PORT ($IPCBUS_ADDRESS, or default)\n"
+           "      --token-file FILE  with tcp: ($IPCBUS_TOKEN_FILE)   -i, --name NAME\n"
+           "      --connect-timeout D  keep trying for D   --no-reconnect  exit 3 if lost\n"
            "  -q  no warnings   -d  tell what happens   -h  this help   -V  versions\n";
 }
 

@@ -29,6 +29,7 @@ enum CommonOptionId : int {
     kDebug,
     kHelp,
     kVersion,
+    kPrintOptions,
     kFirstOfTool,  // ids from here on are each tool's own
 };
 
@@ -41,13 +42,17 @@ struct CommonOptions {
     bool debug = false;
     bool help = false;
     bool version = false;
+    std::string option_list;  // asked for by --print-options, else empty
 };
 
 /// Reads a command line: common options go to `ret_common`, those of `own` to `take`, in their
-/// order. Returns the operands. After -h or -V nothing more is read.
+/// order. Returns the operands. After -h or -V nothing more is read. --print-options, by which the
+/// completions of shells learn the options, is help of another form; it also names
+/// `operand_words`, for a tool whose operand is one of a few words.
 [[nodiscard]] sys::Result<std::vector<std::string_view>> read_options(
     std::span<char* const> arguments, std::span<const OptionSpec> own,
-    const std::function<sys::Result<void>(const Option&)>& take, CommonOptions& ret_common);
+    const std::function<sys::Result<void>(const Option&)>& take, CommonOptions& ret_common,
+    std::span<const std::string_view> operand_words = {});
 /// The lines of --help about them.
 [[nodiscard]] std::string_view common_help();
 /// What --version prints: the tool, then library (compiled with, running), protocol and layout.
@@ -108,6 +113,9 @@ template <class Options>
     const sys::Result<Options> options = parse(words.subspan(argc > 0 ? 1 : 0));
     if (!options.ok()) {
         return report_usage(tool, options.error().what);
+    }
+    if (const std::string& list = options.value().common.option_list; !list.empty()) {
+        return print_to_stdout(tool, list);
     }
     if (options.value().common.help) {
         return print_to_stdout(tool, help());

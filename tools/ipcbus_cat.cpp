@@ -11,6 +11,7 @@
 #include "connection.hpp"
 #include "format.hpp"
 #include "output.hpp"
+#include "progress.hpp"
 #include "signal_name.hpp"
 #include "signal_target.hpp"
 #include "stop_signal.hpp"
@@ -82,10 +83,15 @@ public:
     }
 
     int run() {
+        if (options_.progress && !progress_.start()) {
+            report(kTool, std::string("cannot show progress: ") + std::strerror(errno));
+            return kExitFailed;
+        }
         int code = announce_ready(kTool, options_.ready_fd) ? read_messages() : kExitFailed;
         if (const int flushed = flush(); flushed != kGoOn && code <= kExitDone) {
             code = flushed;
         }
+        progress_.stop();
         report_loss(true);
         if (unsent_ > 1) {
             report(kTool, plural(unsent_, "signal") + " could not be sent");
@@ -223,6 +229,7 @@ private:
             return note_loss();
         }
         received_ += taken;
+        progress_.total(received_);
         batch_ = std::clamp<std::size_t>(kBatchBytes * messages.size() / (payload_bytes + 1), 1,
                                          kBatchMax);
         restart_idle();
@@ -367,6 +374,7 @@ private:
     std::array<ipcbus_message, kBatchMax> messages_;
     std::size_t batch_ = 16;  // messages to borrow at once, so that it is about kBatchBytes
     std::uint64_t received_ = 0;
+    Progress progress_{kTool};
     std::uint64_t failures_ = 0;  // of commands and signals
     std::uint64_t unsent_ = 0;    // of these, signals
     std::uint64_t reconnects_ = 0;

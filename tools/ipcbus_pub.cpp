@@ -5,6 +5,7 @@
 #include "connection.hpp"
 #include "message_source.hpp"
 #include "pacer.hpp"
+#include "progress.hpp"
 #include "pub_options.hpp"
 #include "stop_signal.hpp"
 #include "sys/clock.hpp"
@@ -58,9 +59,14 @@ public:
     /// the file.
     int run(int input) {
         int code = wait_subscribers();
+        if (code == kGoOn && options_.progress && !progress_.start()) {
+            report(kTool, std::string("cannot show progress: ") + std::strerror(errno));
+            return kExitFailed;
+        }
         if (code == kGoOn) {
             code = options_.streams() ? publish_stream(input) : publish_one(input);
         }
+        progress_.stop();
         if (options_.common.debug) {
             report(kTool, "published " + plural(published_, "message"));
         }
@@ -185,6 +191,7 @@ private:
             if (result >= 0) {
                 const auto count = static_cast<std::size_t>(result);
                 published_ += count;
+                progress_.total(published_);
                 pacer_.took(count);
                 messages = messages.subspan(count);
             } else if (result == -ETIMEDOUT || result == -EAGAIN) {
@@ -294,6 +301,7 @@ private:
     Pacer pacer_;
     sys::Deadline next_warning_{0};
     std::uint64_t published_ = 0;
+    Progress progress_{kTool};
 };
 
 /// Bytes of the one message that will be published, as far as that is known before it is read.

@@ -31,6 +31,7 @@ enum Id : int {
     kNul,
     kFramed,
     kCount,
+    kProgress,
     kTimeout,
     kRepeat,
     kRepeatDelay,
@@ -52,6 +53,7 @@ constexpr std::array kSpecs = {
     OptionSpec{kNul, '0', "null", false},
     OptionSpec{kFramed, '\0', "framed", false},
     OptionSpec{kCount, 'C', "count", true},
+    OptionSpec{kProgress, 'P', "progress", false},
     OptionSpec{kTimeout, 'W', "timeout", true},
     OptionSpec{kRepeat, '\0', "repeat", true},
     OptionSpec{kRepeatDelay, '\0', "repeat-delay", true},
@@ -123,6 +125,7 @@ Result<void> take_option(const Option& option, PubOptions& options, Seen& seen) 
         case kEmpty: return take_payload(option, Payload::empty, options, seen);
         case kNul: return take_payload(option, Payload::nul, options, seen);
         case kFramed: return take_payload(option, Payload::framed, options, seen);
+        case kProgress: options.progress = true; return {};
         case kCount: options.count_max = IPCBUS_TRY(count_option(option)); return {};
         case kTimeout: options.timeout_ns = IPCBUS_TRY(duration_option(option)); return {};
         case kRepeat:
@@ -214,29 +217,24 @@ Result<PubOptions> parse_pub_options(std::span<char* const> arguments) {
 std::string pub_help() {
     return std::string(
                "ipcbus-pub [OPTION]... [-t] TOPIC    publish messages to a topic of the bus\n"
-               "  -t, --topic TOPIC      the topic, as an option\n"
+               "  -t, --topic TOPIC    the topic, as an option\n"
                "What to publish, one of:\n"
-               "  -l, --lines       a message a line of stdin (the default)\n"
-               "  -0, --null        the same, ended by NUL bytes instead\n"
-               "      --framed      each after its length: u32, little-endian\n"
-               "  -s, --stdin       all of stdin is one message\n"
-               "      --follow FIFO  the same from FIFO, whose writers come and go: each message\n"
-               "                     ended, and written by one write()\n"
-               "  -f, --file FILE   the contents of FILE are one message\n"
-               "  -m, --message TEXT\n"
-               "  -n, --empty       an empty message\n"
+               "  -l, --lines          a message a line of stdin (the default)\n"
+               "  -0, --null           the same, ended by NUL bytes instead\n"
+               "      --framed         the same, each after its length: u32, little-endian\n"
+               "      --follow FIFO    the same of these from FIFO, whose writers come and go\n"
+               "  -m, --message TEXT   -f, --file FILE   -s, --stdin  all of it   -n, --empty\n"
                "How many, how fast, how long (D: 500ms, 2s, 1.5):\n"
-               "  -C, --count N          end after N messages\n"
-               "      --repeat N         publish the message of -m -f -s -n N times\n"
+               "  -C, --count N        end after N messages   -P, --progress  rate, on stderr\n"
+               "  -W, --timeout D      give up after D: exit 124\n"
+               "      --repeat N       publish the message of -m -f -s -n N times\n"
                "      --repeat-delay D   with so much time between two of them\n"
-               "      --rate HZ          at most so many messages a second\n"
-               "      --on-signal SIG    publish the message of -m -f -s -n (the default) each\n"
-               "                         time that SIG (USR1, RTMIN+1) comes\n"
-               "  -W, --timeout D        give up after D: exit 124\n"
+               "      --rate HZ        at most so many messages a second\n"
+               "      --on-signal SIG  the message of -m -f -s -n each time SIG (USR1) comes\n"
                "Delivery:\n"
-               "      --wait-subs N      first wait until N subscribers are there\n"
-               "      --max-block D      wait at most so long for slow subscribers: exit 124\n"
-               "      --ring-size BYTES  (like 1MiB); a message is at most a quarter of it\n")
+               "      --wait-subs N    first wait until N subscribers are there\n"
+               "      --max-block D    wait at most so long for slow subscribers: exit 124\n"
+               "      --ring-size BYTES   (like 1MiB); a message is at most a quarter of it\n")
         .append(common_help())
         .append("Exit: 0 done, 1 error, 2 usage, 3 no connection, 4 denied, 124 timed out\n");
 }

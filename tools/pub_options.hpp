@@ -25,6 +25,7 @@ struct PubOptions {
     double rate_hz = 0;                     // 0: as fast as it goes
     std::uint32_t wait_subscribers = 0;
     int on_signal = 0;                      // of --on-signal; 0: none
+    bool progress = false;
     std::int64_t max_block_ns = -1;         // negative: for ever
     std::uint64_t ring_bytes = 0;           // a power of two; 0: as configured
 

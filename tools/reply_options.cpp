@@ -109,7 +109,7 @@ Result<ReplyOptions> parse_reply_options(std::span<char* const> arguments) {
 std::string reply_help() {
     return std::string(
                "ipcbus-reply [OPTION]... [-t] TOPIC --exec CMD    answer requests to topics\n"
-               "  -t, --topic TOPIC      the topic, as an option. It may have wildcards: + is one\n"
+               "  -t, --topic TOPIC      the topic, as an option; with wildcards: + is one\n"
                "                         level, # all the rest ('calc/+')\n"
                "How to answer, one of:\n"
                "      --exec CMD         run CMD in a shell for each request: request on its\n"

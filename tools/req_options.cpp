@@ -176,31 +176,26 @@ Result<ReqOptions> parse_req_options(std::span<char* const> arguments) {
 std::string req_help() {
     return std::string(
                "ipcbus-req [OPTION]... [-t] TOPIC    send requests, write the replies to stdout\n"
-               "  -t, --topic TOPIC      the topic, as an option\n"
+               "  -t, --topic TOPIC the topic, as an option\n"
                "What to ask, one of:\n"
                "  -l, --lines       a request a line of stdin, one after the other (the default)\n"
                "  -0, --null        the same, ended by NUL bytes instead\n"
-               "  -s, --stdin       all of stdin is one request\n"
-               "  -f, --file FILE   the contents of FILE are one request\n"
-               "  -m, --message TEXT\n"
-               "  -n, --empty       an empty request\n"
-               "Whom, and how long (D: 500ms, 2s, 1.5); without -a and -C: one of those who serve\n"
-               "  -a, --all              everyone who serves the topic; each answers\n"
-               "  -C, --count N          the same, but the first N replies are enough\n"
-               "  -W, --timeout D        give up on a request after D (10s): exit 124\n"
+               "  -s, --stdin       all of stdin is one request    -n, --empty  an empty request\n"
+               "  -f, --file FILE   the contents of FILE   -m, --message TEXT   TEXT itself\n"
+               "Whom, how long (D: 500ms, 2s, 1.5); without -a and -C: one of those who serve\n"
+               "  -a, --all         everyone who serves the topic; each answers\n"
+               "  -C, --count N     the same, but the first N replies are enough\n"
+               "  -W, --timeout D   give up on a request after D (10s): exit 124\n"
                "      --wait-responders N  first wait until N serve the topic\n"
                "      --max-request BYTES, --max-reply BYTES   the largest of each (256KiB)\n"
                "Output; without any of these: the reply and a newline\n"
-               "  -N, --no-newline  no newline\n"
-               "  -x, --hex         the reply in hexadecimal\n"
-               "  -j, --json        a JSON object a line\n"
+               "  -N, --no-newline  no newline  -x, --hex  hexadecimal  -j, --json  a line each\n"
                "  -F, --format FMT  %t topic %p reply %x hex %l length %s number of the request\n"
                "                    %S status %r responder %u its uid, %I ISO time and %U\n"
                "                    unix time of receipt, %j JSON, %%, \\n \\t \\0\n")
         .append(common_help())
         .append("Exit: 0 done, 1 error (also: the responder has gone), 2 usage, 3 no connection,\n"
-                "      4 denied, 6 a reply has a status other than 0, 7 nobody serves the topic,\n"
-                "      124 timed out\n");
+                "      4 denied, 6 a status is not 0, 7 nobody serves the topic, 124 timed out\n");
 }
 
 }  // namespace ipcbus::tools

@@ -101,12 +101,14 @@ bool Alarm::signalled() {
 
 void Alarm::make_readable() {
     const std::uint64_t one = 1;
-    (void)::write(fd_.get(), &one, sizeof one);  // EAGAIN: it is, as far as can be counted
+    // EAGAIN: it is, as far as can be counted.
+    [[maybe_unused]] const auto written = ::write(fd_.get(), &one, sizeof one);
 }
 
 void Alarm::make_unreadable() {
     std::uint64_t count = 0;
-    (void)::read(fd_.get(), &count, sizeof count);  // EAGAIN: it is not
+    // EAGAIN: it is not.
+    [[maybe_unused]] const auto got = ::read(fd_.get(), &count, sizeof count);
 }
 
 }  // namespace ipcbus::sys

@@ -162,7 +162,7 @@ void FutexThread::run() {
         // not taken this signal away. release: pairs with signalled().
         ended_.store(request.number, std::memory_order_release);
         const std::uint64_t one = 1;
-        (void)::write(eventfd_, &one, sizeof one);
+        [[maybe_unused]] const auto written = ::write(eventfd_, &one, sizeof one);
         if (request.signal != 0) {
             queue_signal(request);
         }

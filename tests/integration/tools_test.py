@@ -14,6 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -95,7 +96,7 @@ class WithoutDaemon(Case):
                 result = self.run_tool(tool, word, "t")
                 self.assertDone(result)
                 lines = result.out.decode().splitlines()
-                self.assertLessEqual(len(lines), 40)
+                self.assertLessEqual(len(lines), 24)
                 self.assertLessEqual(max(map(len, lines)), 80)
             for word in ("--version", "-V"):
                 result = self.run_tool(tool, word)
@@ -113,6 +114,12 @@ class WithoutDaemon(Case):
         closed = subprocess.run([CAT, "--help"], stderr=subprocess.PIPE, timeout=LONG, check=False,
                                 preexec_fn=lambda: os.close(1))
         self.assertEqual(closed.returncode, 1)
+
+    def test_stdout_has_no_escape_sequence(self):
+        for tool in (PUB, CAT):
+            for word in ("--help", "--version", "--nonsense"):
+                result = self.run_tool(tool, word)
+                self.assertNotIn("\x1b", result.out.decode() + result.err)
 
     def test_no_daemon_is_exit_3(self):
         self.assertFails(self.run_tool(CAT, "t"), 3, "cannot connect: ")
@@ -382,6 +389,41 @@ class Limits(Case):
         self.assertDone(self.pub("t", "--rate", "100", stdin=b"x\n" * 25))
         self.assertGreaterEqual(time.monotonic() - begun, 0.24)
         self.assertDone(self.pub("t", "--rate", "1e6", stdin=b"x\n" * 10_000))
+
+    def test_progress_is_told_while_it_waits_and_at_the_end(self):
+        reader = self.cat("t", "-P")
+        writer = self.tool(PUB, "t", "-P", stdin=subprocess.PIPE)
+        for tool in (reader, writer):  # who never tells what is waited for here is ended
+            timer = threading.Timer(LONG, tool.process.kill)
+            timer.start()
+            self.addCleanup(timer.cancel)
+        self.assertEqual(reader.process.stderr.readline(), b"ipcbus-cat: 0 messages, 0.0/s\n")
+        writer.process.stdin.write(b"x\n" * 1000)
+        writer.process.stdin.flush()
+        lines = [reader.process.stdout.readline() for _ in range(1000)]
+        self.assertEqual(lines, [b"x\n"] * 1000)
+        for tool, name in ((writer, "pub"), (reader, "cat")):
+            line = tool.process.stderr.readline().decode()
+            while "1000 messages" not in line:
+                self.assertRegex(line, rf"\Aipcbus-{name}: 0 messages, 0.0/s\n\Z")
+                line = tool.process.stderr.readline().decode()
+            self.assertRegex(line, rf"\Aipcbus-{name}: 1000 messages, (\d{{3,}}|\d\d\.\d)/s\n\Z")
+        writer.process.stdin.write(b"last\n")
+        result = writer.finish(stdin=b"")
+        self.assertEqual(result.code, 0)
+        self.assertRegex(result.err.splitlines()[-1],
+                         r"\Aipcbus-pub: 1001 messages in \d+(\.\d+)?s, \d+(\.\d)?/s\Z")
+        self.assertEqual(reader.process.stdout.readline(), b"last\n")
+        reader.signal(signal.SIGTERM)
+        result = reader.finish()
+        self.assertEqual((result.code, result.out), (128 + signal.SIGTERM, b""))
+        self.assertRegex(result.err.splitlines()[-1],
+                         r"\Aipcbus-cat: 1001 messages in \d+(\.\d+)?s, \d+(\.\d)?/s\Z")
+
+    def test_progress_of_a_short_run_is_one_line(self):
+        self.assertRegex(self.pub("t", "-n", "--repeat", "3", "--progress").err,
+                         r"\Aipcbus-pub: 3 messages in [\d.]+m?s, \d+(\.\d)?/s\n\Z")
+        self.assertDone(self.pub("t", "-n"))
 
     def test_a_full_ring_and_max_block(self):
         self.cat("t").stop()

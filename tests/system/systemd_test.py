@@ -18,125 +18,45 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
 sys.dont_write_bytecode = True
-SKIP = 77
 HERE = pathlib.Path(__file__).resolve()
-INSIDE = "/selftest"  # in the container
-TARGET = """[Unit]
-Requires=basic.target
-After=basic.target
-Wants=selftest.service systemd-journald.service
-AllowIsolate=yes
-"""
-SERVICE = """[Unit]
-SuccessAction=exit
-FailureAction=exit
-[Service]
-Type=oneshot
-Environment=PATH={bindir}:/usr/sbin:/usr/bin:/sbin:/bin IPCBUS_TEST_DAEMON={bindir}/ipcbusd
-Environment=IPCBUS_TEST_PUB={bindir}/ipcbus-pub IPCBUS_TEST_CAT={bindir}/ipcbus-cat
-ExecStart={python} {inside}/system/systemd_test.py --inside {names}
-StandardOutput=file:/out/log
-StandardError=inherit
-TimeoutStartSec=110
-"""
+SUPPORT = HERE.parent.parent / "support"  # also in the container
+sys.path.insert(0, str(SUPPORT))
+
+import boot_container  # noqa: E402
 
 # ------------------------------------------------------------------------------- on the outside
 
 
-def skip(why):
-    print(f"skipped: {why}")
-    sys.exit(SKIP)
+def outside(meson, build, bindir, *names):
+    boot_container.enter_namespaces()
+    inside = pathlib.Path(boot_container.INSIDE)
 
+    def fill(root):
+        """Installs the service as a package would, and the test."""
+        call = boot_container.call
+        call(meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", root)
+        call("ldconfig", "-r", root)
+        call("systemd-sysusers", f"--root={root}")
+        call("systemctl", f"--root={root}", "enable", "ipcbusd.socket")
+        for file in (HERE, SUPPORT / "tool_case.py", SUPPORT / "boot_container.py"):
+            folder = root / (inside / file.parent.name).relative_to("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder)
 
-def try_to(*words):
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        skip(f"{words[0]} is refused here: {done.stderr.strip()}")
-
-
-def call(*words, **options):
-    done = subprocess.run([str(word) for word in words], check=False, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-    if done.returncode != 0:
-        raise SystemExit(f"{words[0]}: exit {done.returncode}: {done.stdout}")
-    return done.stdout
-
-
-def fill(root, meson, build, bindir, names):
-    """Installs the service as a package would, and the test."""
-    call(meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", root)
-    call("ldconfig", "-r", root)
-    call("systemd-sysusers", f"--root={root}")
-    call("systemctl", f"--root={root}", "enable", "ipcbusd.socket")
-    (root / "etc/machine-id").unlink(missing_ok=True)
-    (root / "etc/machine-id").write_text("")
-    for folder in ("system", "support"):
-        (root / INSIDE[1:] / folder).mkdir(parents=True)
-    shutil.copy(HERE, root / INSIDE[1:] / "system")
-    shutil.copy(HERE.parent.parent / "support" / "tool_case.py", root / INSIDE[1:] / "support")
-    units = root / "etc/systemd/system"
-    (units / "selftest.target").write_text(TARGET)
-    (units / "selftest.service").write_text(SERVICE.format(
-        bindir=bindir, python="/usr/bin/python3", inside=INSIDE, names=" ".join(names)))
-
-
-def boot(meson, build, bindir, names):
-    """In a mount namespace of our own."""
-    with tempfile.TemporaryDirectory(prefix="ipcbus-systemd-") as name:
-        top = pathlib.Path(name)
-        try_to("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(top))
-        for folder in ("upper", "work", "root", "out"):
-            (top / folder).mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "overlay", "overlay", "-o",
-             f"lowerdir=/,upperdir={top}/upper,workdir={top}/work", str(top / "root")],
-            check=False, capture_output=True, text=True)
-        try:
-            if mounted.returncode != 0:
-                skip(f"no overlay of / can be mounted: {mounted.stderr.strip()}")
-            fill(top / "root", meson, build, bindir, names)
-            done = subprocess.run(
-                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
-                 "--system-call-filter=@known", f"--bind={top}/out:/out", "--console=pipe",
-                 "--boot", "-D", str(top / "root"), "systemd.unit=selftest.target"],
-                check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            log = top / "out" / "log"
-            if not log.exists():
-                skip(f"systemd-nspawn boots nothing here: exit {done.returncode}: "
-                     f"{(done.stderr or done.stdout).strip()[-500:]}")
-            print(log.read_text(errors="replace"), end="")
-            return done.returncode
-        finally:
-            subprocess.run(["umount", "-l", str(top / "root"), str(top)], check=False,
-                           capture_output=True)
-
-
-def outside():
-    if os.geteuid() != 0:
-        skip("it takes root to boot a container")
-    for program in ("systemd-nspawn", "systemd-sysusers", "unshare"):
-        if not shutil.which(program):
-            skip(f"{program} is missing (systemd-container)")
-    if os.environ.get("IPCBUS_TEST_NAMESPACE") != "own":
-        try_to("unshare", "--mount", "--pid", "--fork", "true")
-        # Also a pid namespace: whatever ends us ends all of it.
-        os.environ["IPCBUS_TEST_NAMESPACE"] = "own"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", "--pid", "--fork",
-                              "--kill-child", "--mount-proc", sys.executable, *sys.argv])
-    return boot(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
+    return boot_container.boot(
+        "/", fill, ["/usr/bin/python3", str(inside / "system" / HERE.name), "--inside", *names],
+        [f"PATH={bindir}:/usr/sbin:/usr/bin:/sbin:/bin", f"IPCBUS_TEST_DAEMON={bindir}/ipcbusd",
+         f"IPCBUS_TEST_PUB={bindir}/ipcbus-pub", f"IPCBUS_TEST_CAT={bindir}/ipcbus-cat"])
 
 
 if "--inside" not in sys.argv:
-    sys.exit(outside())
+    sys.exit(outside(*sys.argv[1:]))
 
 # -------------------------------------------------------------------------------- in the container
-
-sys.path.insert(0, f"{INSIDE}/support")
 
 from tool_case import CAT, LONG, PUB, Case  # noqa: E402
 

@@ -15,8 +15,11 @@ FOLDERS = ("libclient", "daemon", "tools", "systemd", "tests", ".ci")
 C_LIKE = {".c", ".cpp", ".h", ".hpp"}
 # Files that begin with the license and a comment; another kind says so here or in NO_HEAD.
 HEADED = C_LIKE | {".py", ".sh", ".build", ".scd", ".in", ".map", ".txt", ".sysusers", ".tmpfiles",
-                   ".toml", ".pml", ".typed", ".clang-format", ".clang-tidy", ".editorconfig"}
-NO_HEAD = {"LICENSE", "README.md", ".gitignore"}
+                   ".toml", ".pml", ".typed", ".clang-format", ".clang-tidy", ".editorconfig",
+                   "control", ".install", ".symbols"}
+# What Debian reads there knows no comments.
+NO_HEAD = {"LICENSE", "README.md", ".gitignore", "systemd/debian/copyright",
+           "systemd/debian/source/format"}
 # A page of the manual has a NAME instead; the others say by their names what they are.
 LICENSE_ALONE = {".scd", ".in", ".map", ".editorconfig"}
 SPDX = "SPDX-License-Identifier: Apache-2.0"
