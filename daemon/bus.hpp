@@ -13,6 +13,7 @@
 //   bus_publications.cpp  ADVERTISE, MAPPED, UNADVERTISE; the end of a publication
 //   bus_jobs.cpp          attaching many to many, piece by piece
 //   bus_end.cpp           STOPPING, and waiting for readers
+//   bus_look.cpp          LOOK: what is on the bus, for who may know
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
@@ -21,6 +22,7 @@
 #include "client.hpp"
 #include "fair_queue.hpp"
 #include "lingering.hpp"
+#include "protocol/wire_look.hpp"
 #include "publication.hpp"
 #include "session.hpp"
 
@@ -68,6 +70,7 @@ public:
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);
     void complain(Client& client, const protocol::Complain& frame);
+    void look(Client& client, std::uint64_t request, const protocol::Look& frame);
 
     /// The session's client, if it has one, leaves the bus with all it has.
     void client_gone(Session& session);
@@ -117,6 +120,16 @@ private:
     [[nodiscard]] bool drained() const;
     [[nodiscard]] bool has_unread(const Attachment& attachment) const;
     void look_whether_drained();
+
+    // bus_look.cpp
+    struct Viewer;
+    [[nodiscard]] protocol::ClientsPage page_of_clients(const Viewer& viewer, Id after) const;
+    [[nodiscard]] protocol::PublicationsPage page_of_publications(const Viewer& viewer,
+                                                                  Id after) const;
+    [[nodiscard]] protocol::SubscriptionsPage page_of_subscriptions(const Viewer& viewer,
+                                                                    Id after) const;
+    [[nodiscard]] protocol::AttachmentsPage page_of_attachments(const Viewer& viewer,
+                                                                std::uint64_t after) const;
 
     // bus_publications.cpp
     [[nodiscard]] sys::Result<Publication*> new_publication(Client& client,
@@ -178,12 +191,13 @@ private:
     Registry registry_;
     std::uint64_t arrivals_ = 0;  ///< publications that the registry has got to know
     Lingering lingering_;
-    std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
-    std::unordered_map<Id, std::unique_ptr<Client>> clients_;
+    // In the order of their ids, for LOOK.
+    std::map<Id, std::unique_ptr<Publication>> publications_;
+    std::map<Id, std::unique_ptr<Client>> clients_;
     /// Those that are over, until nothing of them is under way.
     std::unordered_map<const Publication*, std::unique_ptr<Publication>> retired_;
     AttachmentTable attachments_;
-    std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
+    std::map<Id, Client*> subscriptions_;  ///< whose it is; in the order of their ids
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
     bool turn_scheduled_ = false;
     FairQueue to_work_;

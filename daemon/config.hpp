@@ -6,6 +6,7 @@
 // Keys, by the names that errors, logs and the man page use:
 //   listen.sockets listen.mode                                             restart
 //   log.level log.target                                                   live
+//   statistics.visible                                                     live
 //   publications.ring_bytes publications.ring_bytes_max
 //   publications.stall_timeout, [[ring]] filter bytes bytes_max record_bytes_max   new objects
 //   publications.rings_ready                                               live
@@ -38,6 +39,11 @@ struct LogConfig {
     LogLevel level = LogLevel::info;
     /// "stderr", "journal" or an absolute path.
     std::string target = "stderr";
+};
+
+struct StatisticsConfig {
+    /// "all"; else "own": root and the daemon's user see everything, others what is theirs.
+    bool visible_to_all = false;
 };
 
 struct PublicationsConfig {
@@ -86,6 +92,7 @@ struct RingSizing {
 struct Config {
     ListenConfig listen;
     LogConfig log;
+    StatisticsConfig statistics;
     PublicationsConfig publications;
     std::vector<RingRule> rings;
     LimitsConfig limits;

@@ -29,9 +29,11 @@ namespace {
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
 constexpr auto kTables =
-    std::to_array<std::string_view>({"listen", "log", "publications", "limits", "limits.per_uid"});
+    std::to_array<std::string_view>(
+        {"listen", "log", "statistics", "publications", "limits", "limits.per_uid"});
 constexpr auto kTextKeys =
-    std::to_array<std::string_view>({"listen.sockets", "log.level", "log.target", "ring"});
+    std::to_array<std::string_view>(
+        {"listen.sockets", "log.level", "log.target", "statistics.visible", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 
@@ -211,6 +213,14 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
             config_.log.level = *level;
         } else {
             complain(node, "log.level must be \"error\", \"warning\", \"info\" or \"debug\"");
+        }
+        return;
+    }
+    if (name == "statistics.visible") {
+        if (value && (*value == "own" || *value == "all")) {
+            config_.statistics.visible_to_all = *value == "all";
+        } else {
+            complain(node, "statistics.visible must be \"own\" or \"all\"");
         }
         return;
     }

@@ -32,6 +32,7 @@ bool wants_answer(FrameType type) {
     case FrameType::subscribe:
     case FrameType::subscribe_from:
     case FrameType::unsubscribe:
+    case FrameType::look:
         return true;
     default:
         return false;
@@ -259,6 +260,10 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
     case FrameType::complain:
         hand_over(protocol::Complain{}, true,
                   [&](const auto& frame) { bus_.complain(client, frame); });
+        return;
+    case FrameType::look:
+        hand_over(protocol::Look{}, false,
+                  [&](const auto& frame) { bus_.look(client, request, frame); });
         return;
     default:
         fail(request, malformed(header, "not allowed here"));

@@ -30,6 +30,11 @@ const char* frame_name(FrameType type) {
         case FrameType::ended: return "ENDED";
         case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
+        case FrameType::look: return "LOOK";
+        case FrameType::clients_page: return "CLIENTS_PAGE";
+        case FrameType::publications_page: return "PUBLICATIONS_PAGE";
+        case FrameType::subscriptions_page: return "SUBSCRIPTIONS_PAGE";
+        case FrameType::attachments_page: return "ATTACHMENTS_PAGE";
     }
     return "unknown frame";
 }
