@@ -85,7 +85,8 @@ TEST_CASE("lag is exact, until the writer has overtaken the cursor") {
     CHECK(now.messages == 0);
     CHECK(now.bytes == writer.position() - cursor);
     // Of a ring that is no longer mapped only bytes are known.
-    const Behind after = look_behind(nullptr, nullptr, kCapacity, look(ring), ring.origin(), cursor);
+    const Behind after =
+        look_behind(nullptr, nullptr, kCapacity, look(ring), ring.origin(), cursor);
     CHECK(after.believable);
     CHECK(after.bytes == now.bytes);
     CHECK_FALSE(after.counted);
