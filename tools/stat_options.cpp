@@ -159,8 +159,7 @@ Result<StatOptions> parse_stat_options(std::span<char* const> arguments) {
 
 std::string stat_help() {
     return std::string(
-               "ipcbus-stat [OPTION]... [[-t] TOPIC]...    who publishes and reads what, how "
-               "fast,\n"
+               "ipcbus-stat [OPTION]... [[-t] TOPIC]...    who publishes and reads what, how\n"
                "                                           fast, and who holds whom back\n"
                "  -t, --topic TOPIC      only what has to do with that topic or filter\n"
                "                         ('plant/#'); more than one: with any of them\n"
