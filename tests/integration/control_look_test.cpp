@@ -270,6 +270,8 @@ TEST_CASE("a blocked publisher is shown, and whom it waits for, and nobody else"
         return found.size() == 1 && (found[0].flags & protocol::kPublicationBlocked) != 0;
     };
     REQUIRE(comes_to_be(blocked));
+    while (receive(quick, 0).ok()) {
+    }
     const auto told = attachments(viewer, "t").entries;
     CHECK(told.size() == 3);
     int holding = 0;
@@ -294,19 +296,22 @@ TEST_CASE("a blocked publisher is shown, and whom it waits for, and nobody else"
 
 TEST_CASE("an ended publication is shown as long as somebody drains it") {
     DaemonFixture daemon;
-    RawClient writer = RawClient::on_bus(daemon.socket_path(), "writer");
-    const auto advertised = writer.advertise("t", kRing);
+    const Bus bus = connect(daemon.address(), "writer");
+    Publisher out = advertise(bus, "t", kRing);
     RawClient reader = RawClient::on_bus(daemon.socket_path(), "reader");
     reader.subscribe("t");
-    writer.mapped(advertised.publication);
     (void)reader.expect<protocol::Peer>();
     const auto attached = reader.expect<protocol::Attached>();
-    writer.unadvertise(advertised.publication);
+    publish_some(out, 3);
+    out.reset();
     RawClient viewer = RawClient::on_bus(daemon.socket_path(), "viewer");
     const auto entry = publication(viewer, "t");
     CHECK(entry.flags == protocol::kPublicationEnded);
     CHECK(entry.readers == 1);
-    CHECK(attachment(viewer, "t").lag_bytes == 0);
+    CHECK(entry.messages == 3);
+    CHECK(entry.bytes == 3 * kRecord);
+    CHECK(attachment(viewer, "t").lag_bytes == 3 * kRecord);
+    CHECK(attachment(viewer, "t").flags == protocol::kAttachmentUncounted);
     reader.send_with(protocol::Detached{attached.attachment}, 0);
     reader.drain();
     CHECK(publications(viewer, "t").entries.empty());
