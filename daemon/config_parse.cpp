@@ -28,12 +28,10 @@ namespace {
 /// No sane configuration is near it; keeps a wrong path (/dev/zero) from filling the memory.
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
-constexpr auto kTables =
-    std::to_array<std::string_view>(
-        {"listen", "log", "statistics", "publications", "limits", "limits.per_uid"});
-constexpr auto kTextKeys =
-    std::to_array<std::string_view>(
-        {"listen.sockets", "log.level", "log.target", "statistics.visible", "ring"});
+constexpr auto kTables = std::to_array<std::string_view>(
+    {"listen", "log", "statistics", "publications", "limits", "limits.per_uid"});
+constexpr auto kTextKeys = std::to_array<std::string_view>(
+    {"listen.sockets", "log.level", "log.target", "statistics.visible", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 

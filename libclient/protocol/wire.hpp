@@ -32,7 +32,7 @@ namespace ipcbus::protocol {
 inline constexpr u16 kProtocolMajor = 1;  ///< another one is refused
 inline constexpr u16 kProtocolMinor = 3;  ///< grows when frames or features are added
 inline constexpr u16 kMinorHistory = 1;   ///< from which on there is SUBSCRIBE_FROM
-inline constexpr u16 kMinorLook = 3;     ///< from which on there is LOOK (wire_look.hpp)
+inline constexpr u16 kMinorLook = 3;      ///< from which on there is LOOK (wire_look.hpp)
 inline constexpr u64 kHistoryAll = ~u64{0};
 inline constexpr u64 kFeatures = 0;       ///< feature bits we offer; none yet
 inline constexpr std::size_t kFrameHeaderBytes = 16;

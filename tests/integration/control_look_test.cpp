@@ -270,8 +270,7 @@ TEST_CASE("a blocked publisher is shown, and whom it waits for, and nobody else"
         return found.size() == 1 && (found[0].flags & protocol::kPublicationBlocked) != 0;
     };
     REQUIRE(comes_to_be(blocked));
-    while (receive(quick, 0).ok()) {
-    }
+    while (receive(quick, 0).ok()) {}
     const auto told = attachments(viewer, "t").entries;
     CHECK(told.size() == 3);
     int holding = 0;
