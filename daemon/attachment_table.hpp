@@ -21,6 +21,14 @@ public:
     void erase(Attachment& attachment);
     [[nodiscard]] std::size_t size() const { return size_; }
 
+    /// To go through all of them, while some come and go: each keeps its place, below places().
+    [[nodiscard]] std::size_t places() const { return blocks_.size() * kBlock; }
+    /// Null: there is none.
+    [[nodiscard]] const Attachment* at_place(std::size_t place) const {
+        const Attachment& attachment = at(static_cast<std::uint32_t>(place));
+        return attachment.id == 0 ? nullptr : &attachment;
+    }
+
 private:
     static constexpr std::size_t kBlock = 256;
     using Block = std::array<Attachment, kBlock>;

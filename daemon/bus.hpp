@@ -14,6 +14,7 @@
 //   bus_jobs.cpp          attaching many to many, piece by piece
 //   bus_end.cpp           STOPPING, and waiting for readers
 //   bus_exchange.cpp      ASK, SERVE, COLLECT, RESPOND
+//   bus_look.cpp          LOOK: what is on the bus, for who may know
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
 #pragma once
@@ -22,6 +23,7 @@
 #include "client.hpp"
 #include "fair_queue.hpp"
 #include "lingering.hpp"
+#include "protocol/wire_look.hpp"
 #include "publication.hpp"
 #include "session.hpp"
 
@@ -78,6 +80,7 @@ public:
     void detached(Client& client, Id attachment);
     void taken(Client& client, const protocol::Taken& frame);
     void complain(Client& client, const protocol::Complain& frame);
+    void look(Client& client, std::uint64_t request, const protocol::Look& frame);
 
     /// The session's client, if it has one, leaves the bus with all it has.
     void client_gone(Session& session);
@@ -134,6 +137,16 @@ private:
     [[nodiscard]] bool drained() const;
     [[nodiscard]] bool has_unread(const Attachment& attachment) const;
     void look_whether_drained();
+
+    // bus_look.cpp
+    struct Viewer;
+    [[nodiscard]] protocol::ClientsPage page_of_clients(const Viewer& viewer, Id after) const;
+    [[nodiscard]] protocol::PublicationsPage page_of_publications(const Viewer& viewer,
+                                                                  Id after) const;
+    [[nodiscard]] protocol::SubscriptionsPage page_of_subscriptions(const Viewer& viewer,
+                                                                    Id after) const;
+    [[nodiscard]] protocol::AttachmentsPage page_of_attachments(const Viewer& viewer,
+                                                                std::uint64_t after) const;
 
     // bus_publications.cpp
     void make_publication(Client& client, std::uint64_t request,
@@ -230,12 +243,13 @@ private:
     };
     std::map<std::pair<uid_t, uid_t>, RepliesBetween> replies_between_;
     Lingering lingering_;
-    std::unordered_map<Id, std::unique_ptr<Publication>> publications_;
-    std::unordered_map<Id, std::unique_ptr<Client>> clients_;
+    // In the order of their ids, for LOOK.
+    std::map<Id, std::unique_ptr<Publication>> publications_;
+    std::map<Id, std::unique_ptr<Client>> clients_;
     /// Those that are over, until nothing of them is under way.
     std::unordered_map<const Publication*, std::unique_ptr<Publication>> retired_;
     AttachmentTable attachments_;
-    std::unordered_map<Id, Client*> subscriptions_;  ///< whose it is
+    std::map<Id, Client*> subscriptions_;  ///< whose it is; in the order of their ids
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
     bool turn_scheduled_ = false;
     FairQueue to_work_;

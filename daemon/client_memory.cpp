@@ -128,6 +128,42 @@ u64 ClientMemory::cursor(u32 slot) const {
     return place->cursor.load(std::memory_order_relaxed);
 }
 
+ClientMemory::SlotFigures ClientMemory::slot(u32 number) const {
+    IPCBUS_ASSERT(number < geometry_.attachments_max);
+    const auto* place = reinterpret_cast<const protocol::CursorSlot*>(
+        cursor_.data() + protocol::slot_offset(number));
+    SlotFigures figures;
+    // acquire: what it was loaded before is not older. The others, relaxed: figures.
+    figures.cursor = place->cursor.load(std::memory_order_acquire);
+    figures.parked = place->parked.load(std::memory_order_relaxed);
+    figures.received = place->received.load(std::memory_order_relaxed);
+    figures.lost = place->lost.load(std::memory_order_relaxed);
+    return figures;
+}
+
+/// Bounded: a client may say anything.
+u32 ClientMemory::waiters_used() const {
+    const auto* header = reinterpret_cast<const protocol::CursorHeader*>(cursor_.data());
+    // relaxed: only a bound. A waiter that comes into use later looks before it sleeps.
+    const u32 used_untrusted = header->waiters_used.load(std::memory_order_relaxed);
+    return std::min(used_untrusted, geometry_.waiters_max);
+}
+
+const std::atomic<u32>& ClientMemory::asleep(u32 waiter) const {
+    return *reinterpret_cast<const std::atomic<u32>*>(cursor_.data() +
+                                                      protocol::asleep_offset(geometry_, waiter));
+}
+
+u64 ClientMemory::sleeps(u32& ret_waiters) const {
+    ret_waiters = waiters_used();
+    u64 sum = 0;
+    for (u32 waiter = 0; waiter < ret_waiters; waiter++) {
+        // relaxed: a figure. Odd while it sleeps, and it never goes back: two for each time.
+        sum += (u64{asleep(waiter).load(std::memory_order_relaxed)} + 1) / 2;
+    }
+    return sum;
+}
+
 void ClientMemory::store_attention(u32 index, u64 number) {
     // [J1] release, for ThreadSanitizer's sake; the caller's full fence [J2] is what orders it.
     line(index).attention.store(number, std::memory_order_release);
@@ -151,11 +187,8 @@ void ClientMemory::announce_frames() {
     mailbox->frames.fetch_add(1, std::memory_order_release);
     // Either a waiter's last look at `frames` before it sleeps sees this, or we see it asleep.
     protocol::full_fence();
-    const auto* header = reinterpret_cast<const protocol::CursorHeader*>(cursor_.data());
-    // relaxed: only a bound. A waiter that comes into use later looks before it sleeps.
-    const u32 used_untrusted = header->waiters_used.load(std::memory_order_relaxed);
     // Once around, from wherever an earlier round has come to.
-    ring_left_ = std::min(used_untrusted, geometry_.waiters_max);
+    ring_left_ = waiters_used();
     ring_next_ = ring_next_ < ring_left_ ? ring_next_ : 0;
     ring_end_ = ring_left_;
 }
@@ -164,10 +197,8 @@ bool ClientMemory::ring_sleepers(unsigned count_max, unsigned& ret_rung) {
     ret_rung = 0;
     for (; ring_left_ > 0; ring_left_--) {
         const u32 waiter = ring_next_;
-        const auto* asleep = reinterpret_cast<const std::atomic<u32>*>(
-            cursor_.data() + protocol::asleep_offset(geometry_, waiter));
         // relaxed: the full fence of announce_frames() orders it after `frames`
-        if ((asleep->load(std::memory_order_relaxed) & 1) != 0) {
+        if ((asleep(waiter).load(std::memory_order_relaxed) & 1) != 0) {
             if (ret_rung == count_max) {
                 return false;
             }

@@ -54,6 +54,17 @@ public:
     /// Of that slot, which is backed: how far its attachment says it has read.
     [[nodiscard]] protocol::u64 cursor(protocol::u32 slot) const;
 
+    /// What its slot says, each word of one moment: whatever the client has written there.
+    struct SlotFigures {
+        protocol::u64 cursor = 0;
+        protocol::u64 parked = 0;
+        protocol::u64 received = 0;
+        protocol::u64 lost = 0;
+    };
+    [[nodiscard]] SlotFigures slot(protocol::u32 number) const;
+    /// How often its waiters went to sleep, and how many it says it has.
+    [[nodiscard]] protocol::u64 sleeps(protocol::u32& ret_waiters) const;
+
     /// Of the publication with that index; below publications_max.
     void store_attention(protocol::u32 index, protocol::u64 number);
     void store_readers(protocol::u32 index, protocol::u32 readers);
@@ -70,6 +81,8 @@ private:
     ClientMemory() = default;
     [[nodiscard]] sys::Result<void> back_first();
     [[nodiscard]] bool bell_there(protocol::u64 offset) const;
+    [[nodiscard]] protocol::u32 waiters_used() const;
+    [[nodiscard]] const std::atomic<protocol::u32>& asleep(protocol::u32 waiter) const;
     [[nodiscard]] protocol::MailboxPublication& line(protocol::u32 index) const;
 
     protocol::Geometry geometry_;

@@ -347,6 +347,10 @@ std::vector<Change> diff(const Config& old_config, const Config& new_config) {
             fmt::format("\"{}\"", level_name(new_config.log.level)));
     compare("log.target", Tag::live, fmt::format("\"{}\"", old_config.log.target),
             fmt::format("\"{}\"", new_config.log.target));
+    const auto visible = [](const Config& config) {
+        return config.statistics.visible_to_all ? "\"all\"" : "\"own\"";
+    };
+    compare("statistics.visible", Tag::live, visible(old_config), visible(new_config));
     // The table hands out references; these are copies, so that the originals stay const.
     Config before = old_config;
     Config after = new_config;

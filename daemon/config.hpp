@@ -8,6 +8,7 @@
 //   tcp.listen tcp.insecure                                                restart
 //   tcp.{clients,mappings,handshake_timeout,dead_peer_timeout,token_file}  live
 //   log.level log.target                                                   live
+//   statistics.visible                                                     live
 //   publications.ring_bytes publications.ring_bytes_max
 //   publications.stall_timeout, [[ring]] filter bytes bytes_max record_bytes_max   new objects
 //   publications.rings_ready                                               live
@@ -61,6 +62,11 @@ struct LogConfig {
     std::string target = "stderr";
 };
 
+struct StatisticsConfig {
+    /// "all"; else "own": root and the daemon's user see everything, others what is theirs.
+    bool visible_to_all = false;
+};
+
 struct PublicationsConfig {
     std::uint64_t ring_bytes = std::uint64_t{1} << 20;
     std::uint64_t ring_bytes_max = std::uint64_t{256} << 20;
@@ -108,6 +114,7 @@ struct Config {
     ListenConfig listen;
     TcpConfig tcp;
     LogConfig log;
+    StatisticsConfig statistics;
     PublicationsConfig publications;
     std::vector<RingRule> rings;
     LimitsConfig limits;

@@ -28,12 +28,11 @@ namespace {
 /// No sane configuration is near it; keeps a wrong path (/dev/zero) from filling the memory.
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
-constexpr auto kTables =
-    std::to_array<std::string_view>(
-        {"listen", "tcp", "log", "publications", "limits", "limits.per_uid"});
-constexpr auto kTextKeys =
-    std::to_array<std::string_view>({"listen.sockets", "tcp.listen", "tcp.insecure",
-                                      "tcp.token_file", "log.level", "log.target", "ring"});
+constexpr auto kTables = std::to_array<std::string_view>(
+    {"listen", "tcp", "log", "statistics", "publications", "limits", "limits.per_uid"});
+constexpr auto kTextKeys = std::to_array<std::string_view>(
+    {"listen.sockets", "tcp.listen", "tcp.insecure", "tcp.token_file", "log.level", "log.target",
+     "statistics.visible", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 
@@ -220,6 +219,14 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
             config_.log.level = *level;
         } else {
             complain(node, "log.level must be \"error\", \"warning\", \"info\" or \"debug\"");
+        }
+        return;
+    }
+    if (name == "statistics.visible") {
+        if (value && (*value == "own" || *value == "all")) {
+            config_.statistics.visible_to_all = *value == "all";
+        } else {
+            complain(node, "statistics.visible must be \"own\" or \"all\"");
         }
         return;
     }

@@ -25,6 +25,7 @@ struct PeerIdentity {
     gid_t gid = 0;
     pid_t pid = 0;
     sys::UniqueFd pidfd;
+    bool remote = false;  ///< behind TCP: uid is no user of this host (remote_hub.hpp), pid 0
 };
 
 /// Asks the kernel about the other end of a connected Unix socket.

@@ -20,6 +20,7 @@ Publication::Publication(EventLoop& loop, Description description, SharedPages p
       publisher_pages_(std::move(publisher_pages)),
       own_charge_(std::move(own_charge)),
       ring_charge_(std::move(ring_charge)),
+      figures_at_end_{first().position, first().sequence, true},
       scope_(loop),
       fallocate_(scope_, [this](int error) { reserved(error); }) {}
 
@@ -131,19 +132,45 @@ void Publication::finish(State good, sys::Result<void> result) {
 
 bool Publication::settle(protocol::u64 history, protocol::Start& ret_start) const {
     IPCBUS_ASSERT(ring_.valid());
-    const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
-    return protocol::settle_start(header, ring_.data() + protocol::kRingDataOffset,
+    return protocol::settle_start(header(), ring_.data() + protocol::kRingDataOffset,
                                   about_.ring_bytes, about_.record_bytes_max, first(), history,
                                   ret_start);
+}
+
+const protocol::RingHeader& Publication::header() const {
+    return *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
 }
 
 protocol::u64 Publication::newest() const {
     if (!ring_.valid()) {
         return newest_at_end_;
     }
-    const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring_.data());
     // relaxed: nothing is read there
-    return header.newest.load(std::memory_order_relaxed);
+    return header().newest.load(std::memory_order_relaxed);
+}
+
+protocol::RingFigures Publication::figures() const {
+    if (!ring_.valid()) {
+        return figures_at_end_;
+    }
+    return protocol::look_at_ring(header(), ring_.data() + protocol::kRingDataOffset,
+                                  about_.ring_bytes, about_.record_bytes_max, first());
+}
+
+protocol::Behind Publication::behind(const protocol::RingFigures& now, protocol::u64 start,
+                                     protocol::u64 cursor) const {
+    if (!now.believable) {
+        return {};
+    }
+    const bool mapped = ring_.valid();
+    return protocol::look_behind(mapped ? &header() : nullptr,
+                                 mapped ? ring_.data() + protocol::kRingDataOffset : nullptr,
+                                 about_.ring_bytes, now, start, cursor);
+}
+
+protocol::u64 Publication::wanted() const {
+    // relaxed: a figure
+    return ring_.valid() ? header().wanted.load(std::memory_order_relaxed) : 0;
 }
 
 bool Publication::will_meet(Id subscription) const {
@@ -156,6 +183,7 @@ void Publication::end() {
     arriving = false;
     first_readers = {};
     newest_at_end_ = newest();
+    figures_at_end_ = figures();
     ring_.reset();
     if (state_ == State::offered) {
         let_go();

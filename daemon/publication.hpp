@@ -13,6 +13,7 @@
 #include "membership.hpp"
 #include "operations.hpp"
 #include "protocol/join.hpp"
+#include "protocol/ring_figures.hpp"
 #include "quota.hpp"
 #include "ring_pool.hpp"
 
@@ -75,6 +76,15 @@ public:
     /// Position of the newest record, as the ring has it, or had it when it ended; 0: none.
     [[nodiscard]] protocol::u64 newest() const;
 
+    // For statistics (protocol/ring_figures.hpp).
+    /// How far it has come, or had when it ended.
+    [[nodiscard]] protocol::RingFigures figures() const;
+    /// How far behind that is an attachment that began at `start`; `cursor` was loaded before.
+    [[nodiscard]] protocol::Behind behind(const protocol::RingFigures& now, protocol::u64 start,
+                                          protocol::u64 cursor) const;
+    /// The cursor that its blocked publisher waits for, untrusted; 0: it does not.
+    [[nodiscard]] protocol::u64 wanted() const;
+
     /// Whether that subscription is one of the first readers, and not attached yet.
     [[nodiscard]] bool will_meet(Id subscription) const;
 
@@ -110,6 +120,7 @@ private:
     sys::Result<void> format();
     sys::Result<void> show();
     void finish(State good, sys::Result<void> result);
+    [[nodiscard]] const protocol::RingHeader& header() const;
 
     EventLoop& loop_;
     Description about_;
@@ -122,6 +133,7 @@ private:
     SharedFd readable_;
     sys::Mapping ring_;                ///< read-only, header and data once
     protocol::u64 newest_at_end_ = 0;  ///< untrusted, as newest() is
+    protocol::RingFigures figures_at_end_;
     std::map<uid_t, std::int64_t> suspended_;
     Done done_;
     OperationScope scope_;

@@ -245,6 +245,7 @@ sys::Result<void> RemoteSession::join_bus() {
     PeerIdentity identity;
     identity.uid = RemoteHub::uid_of(identity_);
     identity.gid = identity.uid;
+    identity.remote = true;
     hub_.bus().connect(sys::UniqueFd(pair[1]), std::move(identity));
     bus_poll_.start(bus_.get(), POLLIN);
     return {};

@@ -36,6 +36,7 @@ bool wants_answer(FrameType type) {
     case FrameType::serve:
     case FrameType::collect:
     case FrameType::respond:
+    case FrameType::look:
         return true;
     default:
         return false;
@@ -267,6 +268,10 @@ void Session::dispatch_active(const FrameHeader& header, std::span<const std::by
     case FrameType::complain:
         hand_over(protocol::Complain{}, true,
                   [&](const auto& frame) { bus_.complain(client, frame); });
+        return;
+    case FrameType::look:
+        hand_over(protocol::Look{}, false,
+                  [&](const auto& frame) { bus_.look(client, request, frame); });
         return;
     default:
         dispatch_exchange(header, hand_over);

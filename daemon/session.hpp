@@ -36,6 +36,8 @@ public:
     [[nodiscard]] Client* client() const { return client_; }
     [[nodiscard]] uid_t uid() const { return peer_.uid; }
     [[nodiscard]] pid_t pid() const { return peer_.pid; }
+    /// The other end is the daemon itself, on behalf of a client over TCP.
+    [[nodiscard]] bool remote() const { return peer_.remote; }
     /// Known to be dead, by its pidfd.
     [[nodiscard]] bool process_dead() const { return process_dead_; }
     /// By which the kernel tells of the process's death, also after the session; null: it cannot.

@@ -47,7 +47,14 @@ Result<Option> parse_long(std::string_view word, const char* next, bool& next_ta
         return fail(EINVAL, "unknown option " + quoted(shown));
     }
     Option option{spec->id, std::string(shown), {}};
-    if (!spec->takes_value) {
+    if (spec->may_take_duration && equals == std::string_view::npos) {
+        if (next != nullptr && parse_duration_ns(next).ok()) {
+            option.value = next;
+            next_taken = true;
+        }
+        return option;
+    }
+    if (!spec->takes_value && !spec->may_take_duration) {
         if (equals != std::string_view::npos) {
             return fail(EINVAL, option.shown + " takes no value");
         }

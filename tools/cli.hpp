@@ -32,13 +32,15 @@ struct OptionSpec {
     char short_name = '\0';           // '\0': none
     std::string_view long_name = {};  // empty: none
     bool takes_value = false;
+    // A long option that may have one: after '=', or as the next word if that is a duration.
+    bool may_take_duration = false;
 };
 
 /// An option as it was given. The views are into argv.
 struct Option {
     int id = 0;
     std::string shown;  // as it was written, "-C" or "--count", for error messages
-    std::string_view value;
+    std::string_view value;  // of one that may have a value and has none: no data()
 };
 
 struct Arguments {

@@ -40,6 +40,11 @@ const char* frame_name(FrameType type) {
         case FrameType::data: return "DATA";
         case FrameType::credit: return "CREDIT";
         case FrameType::readers: return "READERS";
+        case FrameType::look: return "LOOK";
+        case FrameType::clients_page: return "CLIENTS_PAGE";
+        case FrameType::publications_page: return "PUBLICATIONS_PAGE";
+        case FrameType::subscriptions_page: return "SUBSCRIPTIONS_PAGE";
+        case FrameType::attachments_page: return "ATTACHMENTS_PAGE";
     }
     return "unknown frame";
 }

@@ -38,9 +38,10 @@
 namespace ipcbus::protocol {
 
 inline constexpr u16 kProtocolMajor = 1;  ///< another one is refused
-inline constexpr u16 kProtocolMinor = 2;  ///< grows when frames or features are added
+inline constexpr u16 kProtocolMinor = 3;  ///< grows when frames or features are added
 inline constexpr u16 kMinorHistory = 1;   ///< from which on there is SUBSCRIBE_FROM
 inline constexpr u16 kMinorRequests = 2;  ///< from which on there are ASK, SERVE, COLLECT, RESPOND
+inline constexpr u16 kMinorLook = 3;      ///< from which on there is LOOK (wire_look.hpp)
 inline constexpr u64 kHistoryAll = ~u64{0};
 inline constexpr u64 kFeatures = 0;       ///< feature bits we offer; none yet
 inline constexpr std::size_t kFrameHeaderBytes = 16;
@@ -85,6 +86,12 @@ enum class FrameType : u16 {
     stopping = 74,
     caught_up = 75,
     refused = 96,
+    // the state of the bus: wire_look.hpp
+    look = 112,
+    clients_page = 113,
+    publications_page = 114,
+    subscriptions_page = 115,
+    attachments_page = 116,
 };
 [[nodiscard]] const char* frame_name(FrameType type);
 

@@ -6,6 +6,7 @@
 #include "fuzz.hpp"
 
 #include "protocol/frame_reader.hpp"
+#include "protocol/wire_look.hpp"
 
 #include <algorithm>
 
@@ -117,7 +118,7 @@ bool decodes(std::span<const std::byte> fields) {
 template <class... Frames>
 void decode_as_any(std::span<const std::byte> fields) {
     (decodes<Frames>(fields), ...);
-    for (unsigned type = 0; type < 80; type++) {
+    for (unsigned type = 0; type < 128; type++) {
         FUZZ_CHECK(*frame_name(static_cast<FrameType>(type)) != '\0');
     }
 }
@@ -128,7 +129,8 @@ void decode_all(std::span<const std::byte> fields) {
     }
     decode_as_any<Hello, Resume, Advertise, Mapped, Unadvertise, Subscribe, Unsubscribe, Detached,
                   Taken, Received, Complain, Welcome, ErrorFrame, Done, Advertised, Subscribed,
-                  Peer, PeerGone, Members, Attached, Ended, Stopping>(fields);
+                  Peer, PeerGone, Members, Attached, Ended, Stopping, Look, ClientsPage,
+                  PublicationsPage, SubscriptionsPage, AttachmentsPage>(fields);
 }
 
 /// Well-formed headers, but for what the input says.

@@ -11,6 +11,7 @@
 #include "ledger.hpp"
 #include "visitor.hpp"
 
+#include "protocol/wire_look.hpp"
 #include "sys/clock.hpp"
 
 #include <sys/socket.h>
@@ -43,9 +44,11 @@ bool wants_answer(FrameType type) {
            type == FrameType::unadvertise || type == FrameType::subscribe ||
            type == FrameType::subscribe_from || type == FrameType::unsubscribe ||
            type == FrameType::ask || type == FrameType::serve || type == FrameType::collect ||
-           type == FrameType::respond;
+           type == FrameType::respond || type == FrameType::look;
 }
-bool sent_by_clients(FrameType type) { return type < FrameType::welcome; }
+bool sent_by_clients(FrameType type) {
+    return type < FrameType::welcome || type == FrameType::look;
+}
 
 /// A frame of that type about objects. A new type does not compile before it has its line here.
 std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
@@ -174,6 +177,22 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::readers:
         put(protocol::Readers{it.publication, 1});
         break;
+    case FrameType::look:
+        put(protocol::Look{static_cast<u8>(bad ? 77 : 4), it.publication,
+                           mine ? "visitor/#" : "neighbour"});
+        break;
+    case FrameType::clients_page:
+        put(protocol::ClientsPage{});
+        break;
+    case FrameType::publications_page:
+        put(protocol::PublicationsPage{});
+        break;
+    case FrameType::subscriptions_page:
+        put(protocol::SubscriptionsPage{});
+        break;
+    case FrameType::attachments_page:
+        put(protocol::AttachmentsPage{});
+        break;
     }
     return out;
 }
@@ -189,6 +208,7 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::subscribe_from:
     case FrameType::ask:
     case FrameType::serve:
+    case FrameType::look:
         return bad ? Reaction::refused : Reaction::answered;
     case FrameType::collect:
         return Reaction::answered;
@@ -228,6 +248,10 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::data:
     case FrameType::credit:
     case FrameType::readers:
+    case FrameType::clients_page:
+    case FrameType::publications_page:
+    case FrameType::subscriptions_page:
+    case FrameType::attachments_page:
         return Reaction::ended;
     }
     return Reaction::ended;  // of no type at all
@@ -240,7 +264,7 @@ Reaction expected(State state, FrameType type, Whose whose) {
                : type == FrameType::resume ? Reaction::refused
                                            : Reaction::ended;
     case State::greeted:
-        return type == FrameType::mapped || type == FrameType::received
+        return type == FrameType::mapped || type == FrameType::received || type == FrameType::look
                    ? expected_when_ready(state, type, whose)
                    : Reaction::ended;
     case State::ready:

@@ -191,5 +191,5 @@ class Case(unittest.TestCase):
         """That exit code, nothing on stdout, one line on stderr that begins with the tool."""
         self.assertEqual(result.code, code, result)
         self.assertEqual(result.out, b"", result)
-        self.assertRegex(result.err, r"\Aipcbus-(pub|cat|bench): [^\n]+\n\Z")
+        self.assertRegex(result.err, r"\Aipcbus-(pub|cat|stat|bench): [^\n]+\n\Z")
         self.assertIn(text, result.err)

@@ -257,6 +257,9 @@ TEST_CASE("wrong shapes") {
           "test.toml:1:25: listen.sockets has unix:/a twice");
     CHECK_FALSE(errors_of("log.level = \"loud\"").empty());
     CHECK_FALSE(errors_of("log.target = \"relative\"").empty());
+    CHECK(error_of("statistics.visible = \"some\"") ==
+          "test.toml:1:22: statistics.visible must be \"own\" or \"all\"");
+    CHECK_FALSE(errors_of("statistics.visible = true").empty());
     CHECK(error_of("ring = 1") == "test.toml:1:8: ring must be a list of tables: [[ring]]");
     CHECK(error_of("[[ring]]\nbytes = \"1MiB\"") == "test.toml:1:1: [[ring]] needs a filter");
     CHECK(error_of("[[ring]]\nfilter = \"a/#/b\"").starts_with("test.toml:2:10: ring.filter"));
@@ -320,6 +323,7 @@ TEST_CASE("diff names each change with its tag") {
     const Config after = good(
         "listen.mode = \"0600\"\n"
         "log.level = \"debug\"\n"
+        "statistics.visible = \"all\"\n"
         "publications.stall_timeout = \"250ms\"\n"
         "limits.clients = 2\n"
         "[[ring]]\nfilter = \"a\"\n");
@@ -330,11 +334,14 @@ TEST_CASE("diff names each change with its tag") {
         REQUIRE(at != changes.end());
         return *at;
     };
-    CHECK(changes.size() == 6);
+    CHECK(changes.size() == 7);
     CHECK(find("listen.mode").tag == Tag::restart);
     CHECK(find("listen.mode").old_value == "0666");
     CHECK(find("listen.mode").new_value == "0600");
     CHECK(find("log.level").tag == Tag::live);
+    CHECK(find("statistics.visible").tag == Tag::live);
+    CHECK(find("statistics.visible").old_value == "\"own\"");
+    CHECK(find("statistics.visible").new_value == "\"all\"");
     CHECK(find("publications.stall_timeout").tag == Tag::new_objects);
     CHECK(find("publications.stall_timeout").old_value == "5s");
     CHECK(find("publications.stall_timeout").new_value == "250ms");

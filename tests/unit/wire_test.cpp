@@ -3,7 +3,7 @@
 // bounded frame is taken. Pure. The golden bytes were made by another program than the code under
 // test; a change here is a change of the protocol's version, and of ipcbus-protocol(7).
 #include "protocol/exchange.hpp"
-#include "protocol/wire.hpp"
+#include "protocol/wire_look.hpp"
 
 #include <doctest/doctest.h>
 
@@ -111,9 +111,10 @@ TEST_SUITE_BEGIN("wire");
 
 TEST_CASE("numbers of the protocol") {
     CHECK(kProtocolMajor == 1);
-    CHECK(kProtocolMinor == 2);
+    CHECK(kProtocolMinor == 3);
     CHECK(kMinorHistory == 1);
     CHECK(kMinorRequests == 2);
+    CHECK(kMinorLook == 3);
     CHECK(kRepliesPaidFor == 32);
     CHECK(kHeadBytes == 16);
     CHECK(kReplyMore == 1);
@@ -142,20 +143,23 @@ TEST_CASE("numbers of the protocol") {
     CHECK(kPeerDoorbell == 2);
     CHECK(std::string(frame_name(FrameType::hello)) == "HELLO");
     CHECK(std::string(frame_name(FrameType::peer_gone)) == "PEER_GONE");
+    CHECK(std::string(frame_name(FrameType::attachments_page)) == "ATTACHMENTS_PAGE");
     CHECK(std::string(frame_name(FrameType{13})) == "unknown frame");
+    CHECK(static_cast<u8>(LookAt::clients) == 1);
+    CHECK(static_cast<u8>(LookAt::attachments) == 4);
 }
 
 TEST_CASE("golden bytes, from clients") {
     Hello hello;
     hello.name = "pump";
     check(hello,
-          "2600000001000000080706050403020101000200020000000000000000000000"
+          "2600000001000000080706050403020101000300020000000000000000000000"
           "040070756d70");
     Resume resume;
     resume.client = 0xa1a2a3a4a5a6a7a8;
     resume.token = id_from(0x10);
     check(resume,
-          "3800000002000000080706050403020101000200020000000000000000000000"
+          "3800000002000000080706050403020101000300020000000000000000000000"
           "a8a7a6a5a4a3a2a1101112131415161718191a1b1c1d1e1f");
     Advertise advertise;
     advertise.topic = "plant/7/temp";
@@ -199,8 +203,7 @@ TEST_CASE("golden bytes, from clients") {
           "4a000000300000000807060504030201080063616c632f616464000001000000"
           "00000000000002000000101112131415161718191a1b1c1d1e1f4d0000000000"
           "00000010000000000000");
-    check(Serve{"calc/#"},
-          "18000000310000000807060504030201060063616c632f23");
+    check(Serve{"calc/#"}, "18000000310000000807060504030201060063616c632f23");
     check(Collect{id_from(0x10)},
           "20000000320000000807060504030201101112131415161718191a1b1c1d1e1f");
     check(Respond{kSome, 3, 77},
@@ -217,14 +220,13 @@ TEST_CASE("golden bytes, from the daemon") {
     welcome.stall_timeout_ns = 5000000000;
     welcome.resumed = 1;
     check(welcome,
-          "5d00000040000000080706050403020101000200020000000000000000000000"
+          "5d00000040000000080706050403020101000300020000000000000000000000"
           "101112131415161718191a1b1c1d1e1f0c00000000000000f0f1f2f3f4f5f6f7"
           "f8f9fafbfcfdfeff40000000000100000004000000f2052a0100000001");
     check(Refused{kSome, 9, 77, 79, 122},
           "3400000060000000080706050403020188776655443322110900000000000000"
           "4d000000000000004f000000000000007a000000");
-    check(ErrorFrame{13, "no"},
-          "180000004100000008070605040302010d00000002006e6f");
+    check(ErrorFrame{13, "no"}, "180000004100000008070605040302010d00000002006e6f");
     check(Done{},
           "10000000420000000807060504030201");
     check(Advertised{kSome, 3, 0x100000, 0x3000, 0x100000, 77},
@@ -297,6 +299,71 @@ TEST_CASE("frames of remote clients") {
     CHECK(head.offset == 48);
     CHECK(bytes.size() == 16);
     CHECK_FALSE(decode_data(fields_of(data).first(kDataHeadBytes - 1), head, bytes));
+}
+
+TEST_CASE("golden bytes, the state of the bus") {
+    check(Look{static_cast<u8>(LookAt::publications), kSome, "plant/#"},
+          "220000007000000008070605040302010288776655443322110700706c616e74"
+          "2f23");
+    const PageHead head{3, 9, 1};
+    const PageHead last{0, 9, 0};
+    check(ClientsPage{{7, 5000000000, 1}, {{12, 1000, 4321, 1, 2, 3, 4, 77, "pump"}}},
+          "4e000000710000000807060504030201070000000000000000f2052a01000000"
+          "0101000c00000000000000e8030000e110000001020000000300000004000000"
+          "4d00000000000000040070756d70");
+    check(PublicationsPage{last,
+                           {{33, 34, 1000, kPublicationEnded | kPublicationBlocked, 2, 0x100000,
+                             0x3000, 2, 77, 0x40040, 79, "plant/7/temp"}}},
+          "6f00000072000000080706050403020100000000000000000900000000000000"
+          "00010021000000000000002200000000000000e8030000030200001000000000"
+          "0000300000020000004d0000000000000040000400000000004f000000000000"
+          "000c00706c616e742f372f74656d70");
+    check(SubscriptionsPage{last, {{31, 12, 1000, 2, 1, 5, "plant/#"}}},
+          "4600000073000000080706050403020100000000000000000900000000000000"
+          "0001001f000000000000000c00000000000000e80300000201050000000700"
+          "706c616e742f23");
+    check(AttachmentsPage{head,
+                          {{32, 31, 33, 12, 34, 1, kAttachmentHolds | kAttachmentParked, 4096, 9,
+                            70, 3, 6, "plant/7/temp"}}},
+          "8300000074000000080706050403020103000000000000000900000000000000"
+          "01010020000000000000001f0000000000000021000000000000000c00000000"
+          "0000002200000000000000010500100000000000000900000000000000460000"
+          "0000000000030000000000000006000000000000000c00706c616e742f372f74"
+          "656d70");
+}
+
+TEST_CASE("a page of the longest entries is a frame") {
+    const auto bytes_of = [](const auto& page) {
+        Bytes bytes;
+        encode(bytes, page, 1);
+        return bytes.size();
+    };
+    const std::string topic(kTopicBytesMax, 'x');
+    ClientsPage clients;
+    clients.entries.resize(kClientsPerPageMax);
+    for (ClientEntry& entry : clients.entries) {
+        entry.name = std::string(kClientNameBytesMax, 'x');
+    }
+    PublicationsPage publications;
+    publications.entries.resize(kPublicationsPerPageMax);
+    for (PublicationEntry& entry : publications.entries) {
+        entry.topic = topic;
+    }
+    SubscriptionsPage subscriptions;
+    subscriptions.entries.resize(kSubscriptionsPerPageMax);
+    for (SubscriptionEntry& entry : subscriptions.entries) {
+        entry.filter = topic;
+    }
+    AttachmentsPage attachments;
+    attachments.entries.resize(kAttachmentsPerPageMax);
+    for (AttachmentEntry& entry : attachments.entries) {
+        entry.topic = topic;
+    }
+    CHECK(bytes_of(clients) <= kFrameBytesMax);
+    CHECK(bytes_of(publications) <= kFrameBytesMax);
+    CHECK(bytes_of(subscriptions) <= kFrameBytesMax);
+    CHECK(bytes_of(attachments) <= kFrameBytesMax);
+    CHECK(bytes_of(attachments) > kFrameBytesMax - 400);  // and no smaller than need be
 }
 
 TEST_CASE("strings are bounded, whatever their count says") {
