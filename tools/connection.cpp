@@ -19,6 +19,10 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kName, 'i', "name", true},
     OptionSpec{kConnectTimeout, '\0', "connect-timeout", true},
     OptionSpec{kTokenFile, '\0', "token-file", true},
+    OptionSpec{kCaFile, '\0', "ca-file", true},
+    OptionSpec{kCertificateFile, '\0', "certificate-file", true},
+    OptionSpec{kKeyFile, '\0', "key-file", true},
+    OptionSpec{kServerName, '\0', "server-name", true},
     OptionSpec{kNoReconnect, '\0', "no-reconnect", false},
     OptionSpec{kQuiet, 'q', "quiet", false},
     OptionSpec{kDebug, 'd', "debug", false},
@@ -45,6 +49,10 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
                 return sys::fail_errno("setenv");
             }
             return true;
+        case kCaFile: options.ca_file = option.value; return true;
+        case kCertificateFile: options.certificate_file = option.value; return true;
+        case kKeyFile: options.key_file = option.value; return true;
+        case kServerName: options.server_name = option.value; return true;
         case kNoReconnect: options.reconnect = false; return true;
         case kQuiet: options.quiet = true; return true;
         case kDebug: options.debug = true; return true;
@@ -75,9 +83,15 @@ Result<std::vector<std::string_view>> read_options(
 
 std::string_view common_help() {
     return "Connection and more:\n"
-           "      --address ADDRESS      unix:PATH or tcp:HOST:PORT; else $IPCBUS_ADDRESS,\n"
-           "                             or the usual place\n"
+           "      --address ADDRESS      unix:PATH, tls:HOST:PORT or tcp:HOST:PORT; else\n"
+           "                             $IPCBUS_ADDRESS, or the usual place\n"
            "      --token-file FILE      token for a bus over TCP; else $IPCBUS_TOKEN_FILE\n"
+           "      --ca-file FILE         over TLS, whom to believe; else $IPCBUS_CA_FILE, or\n"
+           "                             the authorities of the system\n"
+           "      --certificate-file FILE  what to show; else $IPCBUS_CERTIFICATE_FILE\n"
+           "      --key-file FILE        the key to it; else $IPCBUS_KEY_FILE\n"
+           "      --server-name NAME     what the server's certificate must be for; else\n"
+           "                             $IPCBUS_SERVER_NAME, or HOST\n"
            "  -i, --name NAME            what the client calls itself\n"
            "      --connect-timeout D    keep trying to connect for so long\n"
            "      --no-reconnect         exit 3 when the connection is lost\n"
@@ -102,6 +116,13 @@ int connect_bus(std::string_view tool, const CommonOptions& options, BusPtr& ret
     const std::string name = options.name.empty() ? std::string(tool) : options.name;
     connect_options.address = options.address.empty() ? nullptr : options.address.c_str();
     connect_options.name = name.c_str();
+    const auto text = [](const std::string& given) {
+        return given.empty() ? nullptr : given.c_str();
+    };
+    connect_options.ca_file = text(options.ca_file);
+    connect_options.certificate_file = text(options.certificate_file);
+    connect_options.key_file = text(options.key_file);
+    connect_options.server_name = text(options.server_name);
     connect_options.timeout_ns = options.connect_timeout_ns;
     connect_options.flags = options.reconnect ? 0 : IPCBUS_NO_RECONNECT;
     ipcbus_bus* bus = nullptr;

@@ -109,7 +109,7 @@ Result<std::shared_ptr<TlsContext>> TlsContext::make(bool server) {
     // A thread of the library may still be at work when the program ends: nothing is taken apart
     // under it.
     if (OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) != 1) {
-        return fail(EIO, "TLS: OpenSSL cannot be initialized: look at its openssl.cnf");
+        return fail(EINVAL, "TLS: OpenSSL cannot be initialized: look at its openssl.cnf");
     }
     ERR_clear_error();
     std::shared_ptr<TlsContext> made(new TlsContext);
@@ -122,7 +122,7 @@ Result<std::shared_ptr<TlsContext>> TlsContext::make(bool server) {
     if (SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) != 1 ||
         (server && SSL_CTX_set_num_tickets(context, 0) != 1)) {
-        return fail(EIO, "TLS: OpenSSL offers no TLS 1.3: look at its openssl.cnf");
+        return fail(EPROTONOSUPPORT, "TLS: OpenSSL offers no TLS 1.3: look at its openssl.cnf");
     }
     (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     (void)SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
@@ -199,7 +199,8 @@ TlsContext::client(const TlsFile& ca, const TlsFile& certificate, TlsFile key) {
     if (ca.given()) {
         IPCBUS_TRY(made->believe(ca));
     } else if (SSL_CTX_set_default_verify_paths(made->get()) != 1) {
-        return fail(EIO, "TLS: the authorities of the system cannot be read: " + last_tls_reason());
+        return fail(EINVAL,
+                    "TLS: the authorities of the system cannot be read: " + last_tls_reason());
     }
     if (certificate.given()) {
         IPCBUS_TRY(made->show(certificate, std::move(key)));

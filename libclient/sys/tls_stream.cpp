@@ -182,7 +182,7 @@ Error TlsStream::broken(int result) {
     } else if (of_tls && reason > SSL_AD_REASON_OFFSET) {
         error_ = tls_alert(context_->is_server(), reason - SSL_AD_REASON_OFFSET);
     } else if (of_tls && reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
-        error_ = fail(EKEYREJECTED,
+        error_ = fail(EACCES,
                       "the client has shown no certificate, which "
                       "tcp.client_certificates requires");
     } else if (of_tls &&
@@ -204,7 +204,7 @@ Result<void> TlsStream::check_first(std::span<const std::byte> bytes) {
                                               : byte <= kMinorVersionMax;
         if (!good) {
             plainly_ = true;
-            error_ = fail(EPROTONOSUPPORT,
+            error_ = fail(EPROTO,
                           context_->is_server()
                               ? "this port speaks TLS, and what came is plain text: the address "
                                 "is tls:HOST:PORT"
@@ -246,7 +246,7 @@ Result<void> TlsStream::know_peer() {
     }
     peer_ = tls_subject(shown.get());
     if (context_->is_server() && (peer_.empty() || peer_.size() > kTlsSubjectBytesMax)) {
-        error_ = fail(EKEYREJECTED, peer_.empty()
+        error_ = fail(EACCES, peer_.empty()
                                         ? "the client's certificate has no subject: nobody could "
                                           "tell whose it is"
                                         : "the subject of the client's certificate has more than " +
@@ -295,7 +295,7 @@ Result<void> TlsStream::feed(std::span<const std::byte> bytes, std::vector<std::
 }
 
 std::vector<std::byte> TlsStream::seal(std::span<const std::byte> plain) {
-    IPCBUS_ASSERT(plain.empty() || ready_ || error_);
+    IPCBUS_ASSERT(plain.empty() || error_ || (ready_ && !closed_));
     if (!plain.empty() && ready_ && !error_) {
         ERR_clear_error();
         out_.reserve(out_.size() + plain.size() +
@@ -310,7 +310,7 @@ std::vector<std::byte> TlsStream::seal(std::span<const std::byte> plain) {
 }
 
 void TlsStream::close() {
-    if (ready_ && !error_) {
+    if (ready_ && !error_ && !std::exchange(closed_, true)) {
         ERR_clear_error();
         (void)SSL_shutdown(ssl_.get());
         ERR_clear_error();

@@ -51,8 +51,8 @@ public:
     TlsStream(const TlsStream&) = delete;
     TlsStream& operator=(const TlsStream&) = delete;
 
-    /// Appends to `plain`. EKEYREJECTED: the other's certificate is not believed; EACCES: nor is
-    /// ours, or it is missing; EPROTONOSUPPORT: what came is no TLS; EPROTO: it breaks it; ENOMEM.
+    /// Appends to `plain`. EACCES: a certificate is not believed, or is missing, the other's or
+    /// ours; EPROTO: what came is no TLS, or breaks it; ENOMEM.
     Result<void> feed(std::span<const std::byte> bytes, std::vector<std::byte>& plain);
     /// What is due for the other side, and `plain` behind it, which must be empty before ready().
     [[nodiscard]] std::vector<std::byte> seal(std::span<const std::byte> plain);
@@ -60,6 +60,8 @@ public:
     [[nodiscard]] bool due() const { return !out_.empty(); }
     /// Nothing more will be sealed: the other side is to know that this is the end.
     void close();
+    /// There is nothing that it could still be told.
+    [[nodiscard]] bool closed() const { return (closed_ || error_ || !ready_) && out_.empty(); }
 
     /// Both sides have proved what they must.
     [[nodiscard]] bool ready() const { return ready_; }
@@ -96,6 +98,7 @@ private:
     bool too_much_ = false;
     bool ready_ = false;
     bool ended_ = false;
+    bool closed_ = false;
     bool plainly_ = false;
     std::string peer_;
     std::optional<Error> error_;

@@ -148,7 +148,7 @@ Error tls_disbelief(bool of_server, int code, const x509_st* certificate,
     default:
         what += std::string(" is not believed: ") + X509_verify_cert_error_string(code);
     }
-    return fail(EKEYREJECTED, std::move(what));
+    return fail(EACCES, std::move(what));
 }
 
 Error tls_alert(bool we_are_server, int alert) {

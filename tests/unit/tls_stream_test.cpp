@@ -246,7 +246,7 @@ TEST_CASE("a server that is not to be believed is not, and both learn why") {
     Ends ends(server_context(authority.issue(wanted)), client_context(*believed), name);
     ends.run();
     CHECK_FALSE(ends.client->ready());
-    CHECK(code(*ends.client) == EKEYREJECTED);
+    CHECK(code(*ends.client) == EACCES);
     CHECK_MESSAGE(has(why(*ends.client), client_says), why(*ends.client));
     CHECK_FALSE(ends.server->ready());
     CHECK_MESSAGE(has(why(*ends.server), server_hears), why(*ends.server));
@@ -271,7 +271,7 @@ TEST_CASE("names of the server: by number, by wildcard") {
         CAPTURE(name);
         Ends ends(server, client, name);
         ends.run();
-        CHECK(code(*ends.client) == EKEYREJECTED);
+        CHECK(code(*ends.client) == EACCES);
     }
     CHECK_FALSE(TlsStream::connect(client, "").ok());
     CHECK_FALSE(TlsStream::connect(client, std::string("a\0b", 3)).ok());
@@ -322,7 +322,7 @@ TEST_CASE("certificates of clients: none, optional, required") {
         CHECK(ends.server->peer() == one.peer);
         if (one.refused != nullptr) {
             CHECK_MESSAGE(has(why(*ends.server), one.refused), why(*ends.server));
-            CHECK(code(*ends.server) == EKEYREJECTED);
+            CHECK(code(*ends.server) == EACCES);
             if (one.told != nullptr) {
                 CHECK(code(*ends.client) == EACCES);
                 CHECK_MESSAGE(has(why(*ends.client), one.told), why(*ends.client));
@@ -365,7 +365,7 @@ TEST_CASE("what is no TLS is known by its first bytes, at either end") {
             Ends ends(server, client);
             Ends::deliver(bytes_of(text), *ends.server, ends.heard_by_server, cut);
             CHECK(ends.server->spoken_to_plainly());
-            CHECK(code(*ends.server) == EPROTONOSUPPORT);
+            CHECK(code(*ends.server) == EPROTO);
             CHECK(has(why(*ends.server), "tls:HOST:PORT"));
             CHECK_FALSE(ends.server->due());  // no alert, for who does not speak TLS
         }
@@ -411,8 +411,8 @@ TEST_CASE("a handshake is bounded in bytes") {
     const Authority authority;
     const Context server = server_context(authority.issue());
     Ends ends(server, client_context(authority));
-    // Records of a ClientHello of 16 MiB that goes on and on.
-    std::string record("\x16\x03\x01\x40\0\x01\xff\xff\xff", 9);
+    // Records of a ClientHello of 127 KiB, which OpenSSL alone would wait for.
+    std::string record("\x16\x03\x01\x40\0\x01\x01\xff\0", 9);
     record += std::string(16380, 'x');
     std::size_t fed = 0;
     Bytes heard;
@@ -421,7 +421,7 @@ TEST_CASE("a handshake is bounded in bytes") {
         record.replace(5, 4, "xxxx");
     }
     CHECK(fed <= TlsStream::kHandshakeBytesMax);
-    CHECK(code(*ends.server) == EPROTO);
+    CHECK(has(why(*ends.server), "a TLS handshake of more than 64 KiB"));
     // Nor may a certificate be as large as it likes.
     Wanted large;
     large.padding_bytes = 40'000;
