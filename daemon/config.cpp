@@ -4,6 +4,7 @@
 #include "config.hpp"
 
 #include "config_keys.hpp"
+#include "tls_files.hpp"
 
 #include "protocol/layout.hpp"
 #include "protocol/topic.hpp"
@@ -124,11 +125,10 @@ std::string format_with(std::span<const Suffix> suffixes, std::uint64_t value) {
     return fmt::format("0{}", suffixes.back().text);
 }
 
-std::vector<std::string> endpoint_names(const TcpConfig& tcp) {
+std::vector<std::string> endpoint_names(const std::vector<sys::TcpEndpoint>& endpoints) {
     std::vector<std::string> names;
-    for (const sys::TcpEndpoint& endpoint : tcp.listen) {
-        names.push_back(endpoint.host.empty() ? fmt::format("{}", endpoint.port)
-                                              : endpoint.text());
+    for (const sys::TcpEndpoint& endpoint : endpoints) {
+        names.push_back(endpoint.host.empty() ? fmt::format("{}", endpoint.port) : endpoint.text());
     }
     return names;
 }
@@ -262,10 +262,15 @@ sys::Result<void> check_exposure(const TcpConfig& config) {
             return sys::fail(
                 EINVAL,
                 fmt::format("tcp.listen: {} is not this host's loopback, and messages and tokens "
-                            "would cross the network in clear text: say insecure = true in [tcp] "
-                            "if that is wanted, or listen on a port alone and use a tunnel",
+                            "would cross the network in clear text: put it into listen_tls, or say "
+                            "insecure = true in [tcp] if that is wanted",
                             endpoint.text()));
         }
+    }
+    if (!config.listen_tls.empty() && !config.tls) {
+        return sys::fail(EINVAL,
+                         "tcp.listen_tls: TLS needs a certificate and the key to it: "
+                         "tcp.certificate and tcp.key");
     }
     return {};
 }
@@ -329,19 +334,22 @@ std::vector<Change> diff(const Config& old_config, const Config& new_config) {
     };
     compare("listen.sockets", Tag::restart, format_list(old_config.listen.sockets),
             format_list(new_config.listen.sockets));
-    compare("tcp.listen", Tag::restart, format_list(endpoint_names(old_config.tcp)),
-            format_list(endpoint_names(new_config.tcp)));
+    compare("tcp.listen", Tag::restart, format_list(endpoint_names(old_config.tcp.listen)),
+            format_list(endpoint_names(new_config.tcp.listen)));
+    compare("tcp.listen_tls", Tag::restart, format_list(endpoint_names(old_config.tcp.listen_tls)),
+            format_list(endpoint_names(new_config.tcp.listen_tls)));
     compare("tcp.insecure", Tag::restart, fmt::format("{}", old_config.tcp.insecure),
             fmt::format("{}", new_config.tcp.insecure));
     compare("tcp.token_file", Tag::live, fmt::format("\"{}\"", old_config.tcp.token_file),
             fmt::format("\"{}\"", new_config.tcp.token_file));
     if (old_config.tcp.token_file == new_config.tcp.token_file &&
         old_config.tcp.tokens != new_config.tcp.tokens) {
-        changes.push_back(Change{"tokens in tcp.token_file",
-                                 fmt::format("{} of them", old_config.tcp.tokens.size()),
-                                 fmt::format("{} of them, not all the same",
-                                             new_config.tcp.tokens.size()),
-                                 Tag::live});
+        changes.push_back(Change{
+            "tokens in tcp.token_file", fmt::format("{} of them", old_config.tcp.tokens.size()),
+            fmt::format("{} of them, not all the same", new_config.tcp.tokens.size()), Tag::live});
+    }
+    for (Change& change : diff_tls(old_config.tcp, new_config.tcp)) {
+        changes.push_back(std::move(change));
     }
     compare("log.level", Tag::live, fmt::format("\"{}\"", level_name(old_config.log.level)),
             fmt::format("\"{}\"", level_name(new_config.log.level)));

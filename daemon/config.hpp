@@ -5,8 +5,9 @@
 //
 // Keys, by the names that errors, logs and the man page use:
 //   listen.sockets listen.mode                                             restart
-//   tcp.listen tcp.insecure                                                restart
+//   tcp.listen tcp.listen_tls tcp.insecure                                 restart
 //   tcp.{clients,mappings,handshake_timeout,dead_peer_timeout,token_file}  live
+//   tcp.{certificate,key,client_ca,client_certificates}                    live
 //   log.level log.target                                                   live
 //   statistics.visible                                                     live
 //   publications.ring_bytes publications.ring_bytes_max
@@ -21,9 +22,11 @@
 #include "surroundings.hpp"
 #include "sys/result.hpp"
 #include "sys/tcp.hpp"
+#include "sys/tls_context.hpp"
 #include "tokens.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,9 +42,10 @@ struct ListenConfig {
     std::uint64_t mode = 0666;
 };
 
-/// Remote clients: none, unless `listen` says where.
+/// Remote clients: none, unless `listen` (plain text) or `listen_tls` says where.
 struct TcpConfig {
     std::vector<sys::TcpEndpoint> listen;
+    std::vector<sys::TcpEndpoint> listen_tls;
     /// In clear text over a network: has to be said in so many words.
     bool insecure = false;
     std::uint64_t clients = 1024;
@@ -52,8 +56,14 @@ struct TcpConfig {
     std::uint64_t dead_peer_timeout_ns = 30'000'000'000;
     std::string token_file;
     Tokens tokens;  ///< what that file says
+    std::string certificate;
+    std::string key;
+    std::string client_ca;
+    sys::ClientCertificates client_certificates = sys::ClientCertificates::none;
+    std::shared_ptr<const sys::TlsContext> tls;  ///< what these files say; null: no certificate
 };
-/// Whether all of it may be listened on as it is; the error says what to do.
+/// Whether all of it may be listened on as it is; the error begins with the name of a key, and says
+/// what to do.
 [[nodiscard]] sys::Result<void> check_exposure(const TcpConfig& config);
 
 struct LogConfig {

@@ -3,6 +3,7 @@
 // becomes one line "file:line:column: what is wrong and what would be right", and all of them are
 // reported. toml++ throws; nothing leaves this file. Pure but for reading the file.
 #include "config_keys.hpp"
+#include "tls_files.hpp"
 
 #include "protocol/topic.hpp"
 #include "sys/address.hpp"
@@ -31,8 +32,9 @@ constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 constexpr auto kTables = std::to_array<std::string_view>(
     {"listen", "tcp", "log", "statistics", "publications", "limits", "limits.per_uid"});
 constexpr auto kTextKeys = std::to_array<std::string_view>(
-    {"listen.sockets", "tcp.listen", "tcp.insecure", "tcp.token_file", "log.level", "log.target",
-     "statistics.visible", "ring"});
+    {"listen.sockets", "tcp.listen", "tcp.listen_tls", "tcp.insecure", "tcp.token_file",
+     "tcp.certificate", "tcp.key", "tcp.client_ca", "tcp.client_certificates", "log.level",
+     "log.target", "statistics.visible", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 
@@ -93,8 +95,11 @@ private:
     bool too_deep(std::string_view text);
     void text_key(const toml::node& node, const std::string& name);
     void sockets(const toml::node& node);
-    void endpoints(const toml::node& node);
+    void endpoints(const toml::node& node, const std::string& name,
+                   std::vector<sys::TcpEndpoint>& found);
     void tcp_key(const toml::node& node, const std::string& name);
+    void tcp_path(const toml::node& node, const std::string& name);
+    void tcp_check();
     void rules(const toml::node& node);
     void rule(const toml::table& table);
     bool number(const toml::node& node, const NumberKey& key, std::uint64_t& target);
@@ -275,46 +280,88 @@ void Parser::sockets(const toml::node& node) {
 
 void Parser::tcp_key(const toml::node& node, const std::string& name) {
     if (name == "tcp.listen") {
-        endpoints(node);
+        endpoints(node, name, config_.tcp.listen);
+    } else if (name == "tcp.listen_tls") {
+        endpoints(node, name, config_.tcp.listen_tls);
+    } else if (name == "tcp.client_certificates") {
+        const auto text = node.value_exact<std::string>();
+        if (const auto mode = text ? parse_client_certificates(*text) : std::nullopt) {
+            config_.tcp.client_certificates = *mode;
+        } else {
+            complain(node,
+                     "tcp.client_certificates must be \"none\", \"optional\" or \"required\"");
+        }
     } else if (name == "tcp.insecure") {
         if (const auto value = node.value_exact<bool>()) {
             config_.tcp.insecure = *value;
         } else {
             complain(node, "tcp.insecure must be true or false");
         }
-    } else if (const auto path = node.value_exact<std::string>();
-               !path || (!path->empty() && !path->starts_with('/')) ||
-               path->find('\0') != path->npos) {
-        complain(node, "tcp.token_file must be an absolute path");
-    } else if (auto tokens = Tokens::load(*path); !tokens.ok()) {
-        complain(node, "tcp.token_file: " + tokens.error().what);
     } else {
-        config_.tcp.token_file = *path;
-        config_.tcp.tokens = std::move(tokens).value();
+        tcp_path(node, name);
     }
 }
 
-void Parser::endpoints(const toml::node& node) {
+void Parser::tcp_path(const toml::node& node, const std::string& name) {
+    TcpConfig& tcp = config_.tcp;
+    const auto path = node.value_exact<std::string>();
+    if (!path || (!path->empty() && !path->starts_with('/')) || path->find('\0') != path->npos) {
+        complain(node, name + " must be an absolute path");
+    } else if (name == "tcp.certificate") {
+        tcp.certificate = *path;
+    } else if (name == "tcp.key") {
+        tcp.key = *path;
+    } else if (name == "tcp.client_ca") {
+        tcp.client_ca = *path;
+    } else if (auto tokens = Tokens::load(*path); !tokens.ok()) {
+        complain(node, "tcp.token_file: " + tokens.error().what);
+    } else {
+        tcp.token_file = *path;
+        tcp.tokens = std::move(tokens).value();
+    }
+}
+
+/// What its keys say together.
+void Parser::tcp_check() {
+    const auto complain_of = [this](const sys::Error& error) {
+        // Which key it is about is how it begins.
+        const auto at = std::find_if(given_.begin(), given_.end(), [&](const auto& key) {
+            return error.what.starts_with(key.first + ": ");
+        });
+        complain(at == given_.end() ? toml::source_position{} : at->second, error.what);
+    };
+    if (auto tls = load_tls(config_.tcp); tls.ok()) {
+        config_.tcp.tls = std::move(tls).value();
+    } else {
+        complain_of(tls.error());
+        config_.tcp.listen_tls.clear();  // for want of these files it is not wrong, too
+    }
+    if (auto exposed = check_exposure(config_.tcp); !exposed.ok()) {
+        complain_of(exposed.error());
+    }
+}
+
+void Parser::endpoints(const toml::node& node, const std::string& name,
+                       std::vector<sys::TcpEndpoint>& found) {
     const toml::array* const array = node.as_array();
     if (array == nullptr) {
-        complain(node, "tcp.listen must be a list: [4222], [\"127.0.0.1:4222\", \"[::1]:4222\"]");
+        complain(node, name + " must be a list: [4222], [\"127.0.0.1:4222\", \"[::1]:4222\"]");
         return;
     }
     for (const toml::node& element : *array) {
         const auto text = element.value_exact<std::string>();
         const auto port = element.value_exact<std::int64_t>();
         if (!text && !port) {
-            complain(element, "tcp.listen: an endpoint is \"HOST:PORT\" or a port");
+            complain(element, name + ": an endpoint is \"HOST:PORT\" or a port");
             continue;
         }
         auto endpoint = sys::parse_endpoint(text ? *text : std::to_string(*port), true);
         if (!endpoint.ok()) {
-            complain(element, "tcp.listen: " + endpoint.error().what);
+            complain(element, name + ": " + endpoint.error().what);
             continue;
         }
-        std::vector<sys::TcpEndpoint>& found = config_.tcp.listen;
         if (std::find(found.begin(), found.end(), endpoint.value()) != found.end()) {
-            complain(element, "tcp.listen has " + endpoint.value().text() + " twice");
+            complain(element, name + " has " + endpoint.value().text() + " twice");
             continue;
         }
         found.push_back(std::move(endpoint).value());
@@ -430,11 +477,7 @@ void Parser::rule(const toml::table& table) {
 
 void Parser::cross_check() {
     per_uid();
-    if (auto exposed = check_exposure(config_.tcp); !exposed.ok()) {
-        const auto at = std::find_if(given_.begin(), given_.end(),
-                                     [](const auto& key) { return key.first == "tcp.listen"; });
-        complain(at->second, exposed.error().what);
-    }
+    tcp_check();
     const PublicationsConfig& defaults = config_.publications;
     if (defaults.ring_bytes > defaults.ring_bytes_max) {
         const auto at = std::find_if(given_.begin(), given_.end(), [](const auto& key) {

@@ -58,13 +58,15 @@ CommandLine parse_command_line(int argc, char* const* argv) {
             result.options.config_path = optarg;
             break;
         case kListen: {
-            if (std::string_view(optarg).starts_with("tcp:")) {
+            const bool tls = std::string_view(optarg).starts_with("tls:");
+            if (tls || std::string_view(optarg).starts_with("tcp:")) {
                 auto endpoint = sys::parse_endpoint(optarg + 4, true);
                 if (!endpoint) {
                     return usage_error("--listen " + std::string(optarg) + ": " +
                                        endpoint.error().what);
                 }
-                result.options.listen_tcp.push_back(std::move(endpoint).value());
+                (tls ? result.options.listen_tls : result.options.listen_tcp)
+                    .push_back(std::move(endpoint).value());
                 break;
             }
             const auto address = sys::parse_address(optarg);
@@ -107,7 +109,8 @@ std::string help_text() {
            "\n"
            "  -c, --config FILE     read the configuration from FILE (see ipcbusd.toml(5))\n"
            "      --listen ADDRESS  on unix:PATH instead of listen.sockets, on tcp:PORT or\n"
-           "                        tcp:HOST:PORT instead of tcp.listen; repeatable\n"
+           "                        tcp:HOST:PORT instead of tcp.listen, on tls:PORT or\n"
+           "                        tls:HOST:PORT instead of tcp.listen_tls; repeatable\n"
            "      --check-config    check the configuration, print every error, and exit\n"
            "  -h, --help            show this help and exit\n"
            "  -V, --version         show versions of program, protocol and layout and exit\n"

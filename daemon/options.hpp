@@ -17,6 +17,8 @@ struct Options {
     std::vector<std::string> listen;
     /// The same for tcp.listen.
     std::vector<sys::TcpEndpoint> listen_tcp = {};
+    /// And for tcp.listen_tls.
+    std::vector<sys::TcpEndpoint> listen_tls = {};
 };
 
 struct CommandLine {

@@ -32,9 +32,11 @@ LoadedConfig load_config(const Options& options, const Surroundings& surrounding
     if (loaded.config && !options.listen.empty()) {
         loaded.config->listen.sockets = options.listen;
     }
-    if (loaded.config && !options.listen_tcp.empty()) {
-        loaded.config->tcp.listen = options.listen_tcp;
-        if (auto exposed = check_exposure(loaded.config->tcp); !exposed.ok()) {
+    if (loaded.config && !(options.listen_tcp.empty() && options.listen_tls.empty())) {
+        TcpConfig& tcp = loaded.config->tcp;
+        tcp.listen = options.listen_tcp.empty() ? tcp.listen : options.listen_tcp;
+        tcp.listen_tls = options.listen_tls.empty() ? tcp.listen_tls : options.listen_tls;
+        if (auto exposed = check_exposure(tcp); !exposed.ok()) {
             loaded.errors.push_back("--listen: " + exposed.error().what);
             loaded.config.reset();
         }

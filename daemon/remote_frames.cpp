@@ -16,6 +16,22 @@ using protocol::FrameReader;
 using protocol::FrameType;
 using protocol::u64;
 
+namespace {
+
+constexpr std::string_view kHttpAnswer =
+    "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    "This is ipcbusd, a message bus, and no web server.\n";
+
+bool is_http(std::span<const std::byte> bytes) {
+    constexpr std::string_view kMethods[] = {"GET ",     "HEAD ",    "POST ",  "PUT ",   "DELETE ",
+                                             "OPTIONS ", "CONNECT ", "TRACE ", "PATCH ", "PRI "};
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return std::any_of(std::begin(kMethods), std::end(kMethods),
+                       [&](std::string_view method) { return text.starts_with(method); });
+}
+
+}  // namespace
+
 template <class Frame>
 bool RemoteSession::decoded(const FrameHeader& header, std::span<const std::byte> fields,
                             Frame& ret_frame) {
@@ -34,12 +50,35 @@ void RemoteSession::take_remote_frames() {
         case FrameReader::Status::need_more:
             return;
         case FrameReader::Status::malformed:
-            fail(0, EPROTO, remote_frames_.why());
+            if (remote_frames_.consumed() == 0) {
+                misunderstood(remote_frames_.unread(), remote_frames_.why());
+            } else {
+                fail(0, EPROTO, remote_frames_.why());
+            }
             return;
         case FrameReader::Status::frame:
             remote_frame(header, fields);
             break;
         }
+    }
+}
+
+/// The first that it says is none of our frames: it is answered as what it is, if we know that.
+void RemoteSession::misunderstood(std::span<const std::byte> bytes, const std::string& why) {
+    if (is_http(bytes)) {
+        if (hub_.bus().may_log()) {
+            log_warning("{}: an HTTP request, and this is no web server: closing its connection",
+                        describe());
+        }
+        const auto answer = std::as_bytes(std::span(kHttpAnswer));
+        queue_.insert(queue_.end(), answer.begin(), answer.end());
+        end_when_sent();
+    } else if (!tls_ && sys::may_be_tls(bytes)) {
+        fail(0, EPROTO,
+             "this port is for plain text, and what came is TLS: the address is tcp:HOST:PORT, "
+             "or another port (tcp.listen_tls)");
+    } else {
+        fail(0, EPROTO, why);
     }
 }
 
@@ -180,7 +219,7 @@ void RemoteSession::greeting(const FrameHeader& header, std::span<const std::byt
     if (!decoded(header, fields, hello)) {
         return;
     }
-    if (hub_.tokens().wanted() && !logged_in_) {
+    if (hub_.tokens().wanted() && !logged_in_ && !certified_) {
         fail(header.request, EACCES,
              "login refused: this bus wants a token (LOGIN; --token-file, IPCBUS_TOKEN_FILE)");
         return;
@@ -206,8 +245,8 @@ void RemoteSession::greeting(const FrameHeader& header, std::span<const std::byt
 
 void RemoteSession::login(const FrameHeader& header, std::span<const std::byte> fields) {
     protocol::Login login;
-    if (!decoded(header, fields, login) || !hub_.tokens().wanted()) {
-        return;
+    if (!decoded(header, fields, login) || !hub_.tokens().wanted() || certified_) {
+        return;  // a certificate says who it is, whatever a token may say
     }
     const std::string owner = hub_.tokens().owner(login.token);
     if (owner.empty() || logged_in_) {

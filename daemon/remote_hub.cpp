@@ -11,7 +11,9 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
 
 namespace ipcbus::daemon {
 
@@ -26,24 +28,32 @@ constexpr std::size_t kStrangersMax = 128;
 constexpr Amounts kStrangerCost{.clients = 1, .descriptors = 2};
 /// How often, in the time after which a silent host is dead, we look.
 constexpr std::int64_t kLooks = 4;
+/// Of a certificate, what is left when it should have been renewed.
+constexpr std::int64_t kRenewSoonS = 7 * 24 * 3600;
 constexpr std::int64_t kLookMinNs = 250'000'000;
 constexpr std::int64_t kLookMaxNs = 10'000'000'000;
 
 }  // namespace
 
 struct RemoteHub::Socket {
-    Socket(RemoteHub& hub, sys::UniqueFd listening)
+    Socket(RemoteHub& hub, sys::UniqueFd listening, bool speaks_tls)
         : fd(std::move(listening)),
+          tls(speaks_tls),
           accept(
               hub.scope_,
               [&hub, this](sys::UniqueFd socket) {
                   failing = false;
-                  hub.accepted(std::move(socket));
+                  hub.accepted(std::move(socket), tls);
               },
               [&hub, this](int error) { hub.accept_failed(*this, error); }),
           pause(hub.scope_, [this] { accept.start(fd.get()); }) {}
 
+    [[nodiscard]] std::string address() const {
+        return (tls ? "tls:" : "tcp:") + sys::tcp_name(fd.get(), true);
+    }
+
     sys::UniqueFd fd;
+    bool tls;
     bool failing = false;
     AcceptOperation accept;
     Timer pause;
@@ -70,11 +80,14 @@ sys::Result<std::vector<sys::UniqueFd>> listen_soon(const sys::TcpEndpoint& endp
 sys::Result<std::unique_ptr<RemoteHub>> RemoteHub::create(EventLoop& loop, Bus& bus,
                                                           const Config& config) {
     std::unique_ptr<RemoteHub> hub(new RemoteHub(loop, bus, config.tcp));
-    for (const sys::TcpEndpoint& endpoint : config.tcp.listen) {
-        for (sys::UniqueFd& fd : IPCBUS_TRY(listen_soon(endpoint))) {
-            hub->sockets_.push_back(std::make_unique<Socket>(*hub, std::move(fd)));
+    for (const bool tls : {false, true}) {
+        for (const sys::TcpEndpoint& endpoint : tls ? config.tcp.listen_tls : config.tcp.listen) {
+            for (sys::UniqueFd& fd : IPCBUS_TRY(listen_soon(endpoint))) {
+                hub->sockets_.push_back(std::make_unique<Socket>(*hub, std::move(fd), tls));
+            }
         }
     }
+    hub->look_at_certificate();
     for (const auto& socket : hub->sockets_) {
         socket->accept.start(socket->fd.get());
     }
@@ -94,29 +107,58 @@ RemoteHub::~RemoteHub() = default;
 void RemoteHub::set_config(const Config& config) {
     config_ = config.tcp;
     memory_.set_limit(config_.mappings);
+    look_at_certificate();
+}
+
+/// Clients refuse what has expired: who runs the bus is to know it before they do.
+void RemoteHub::look_at_certificate() const {
+    if (config_.listen_tls.empty()) {
+        return;
+    }
+    const std::int64_t left_s = config_.tls->expires_s() - ::time(nullptr);
+    if (left_s <= 0) {
+        log_warning("tcp.certificate: {} has expired: clients will refuse it",
+                    config_.tls->certificate());
+    } else if (left_s < kRenewSoonS) {
+        log_warning("tcp.certificate: {} expires soon: renew it, and send SIGHUP",
+                    config_.tls->certificate());
+    }
 }
 
 std::vector<std::string> RemoteHub::addresses() const {
     std::vector<std::string> all;
     for (const auto& socket : sockets_) {
-        all.push_back("tcp:" + sys::tcp_name(socket->fd.get(), true));
+        all.push_back(socket->address());
     }
     return all;
 }
 
-void RemoteHub::accepted(sys::UniqueFd fd) {
-    if (auto room = room_for_one(); !room.ok()) {
-        refuse(std::move(fd), room.error());
+void RemoteHub::accepted(sys::UniqueFd fd, bool tls) {
+    // Over TLS that can be said once it is spoken: at HELLO.
+    if (auto room = room_for_one(); !room.ok() && !tls) {
+        refuse(std::move(fd), tls, room.error());
         return;
     }
     const std::string host = sys::tcp_peer_host(fd.get());
-    auto charge = bus_.charge(uid_of(host), kStrangerCost, "remote connection");
+    Amounts cost = kStrangerCost;
+    cost.ring_bytes += tls ? sys::TlsStream::kMemoryBytes : 0;
+    auto charge = bus_.charge(uid_of(host), cost, "remote connection");
     if (!charge.ok()) {
-        refuse(std::move(fd), charge.error());
+        refuse(std::move(fd), tls, charge.error());
         return;
     }
+    std::unique_ptr<sys::TlsStream> stream;
+    if (tls) {
+        auto accepted = sys::TlsStream::accept(config_.tls);
+        if (!accepted.ok()) {
+            refuse(std::move(fd), tls, accepted.error());
+            return;
+        }
+        stream = std::move(accepted).value();
+    }
     std::string name = sys::tcp_name(fd.get());
-    auto made = std::make_unique<RemoteSession>(*this, loop_, std::move(fd), std::move(name));
+    auto made = std::make_unique<RemoteSession>(*this, loop_, std::move(fd), std::move(name),
+                                                std::move(stream));
     RemoteSession& session = *made;
     sessions_.emplace(&session, std::move(made));
     strangers_.push_back(&session);
@@ -153,14 +195,20 @@ sys::Result<void> RemoteHub::room_for_one() const {
     return {};
 }
 
-/// It is told, as far as an empty socket takes it, and nothing is kept of it.
-void RemoteHub::refuse(sys::UniqueFd fd, const sys::Error& error) {
+/// It is told, as far as an empty socket takes it, and nothing is kept of it. Over TLS there is an
+/// alert for it, which says no more than that.
+void RemoteHub::refuse(sys::UniqueFd fd, bool tls, const sys::Error& error) {
     protocol::ErrorFrame frame;
     frame.code = static_cast<protocol::u32>(error.code);
     frame.text =
         fmt::format("connection refused: {}", error.what).substr(0, protocol::kErrorTextBytesMax);
     std::vector<std::byte> bytes;
     protocol::encode(bytes, frame, 0);
+    if (tls) {
+        constexpr std::array<unsigned char, 7> kInternalError = {21, 3, 3, 0, 2, 2, 80};
+        const auto alert = std::as_bytes(std::span(kInternalError));
+        bytes.assign(alert.begin(), alert.end());
+    }
     (void)!::send(fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (bus_.may_log()) {
         log_warning("{}: {}", sys::tcp_name(fd.get()), frame.text);
@@ -189,8 +237,8 @@ void RemoteHub::look_who_is_dead() {
 
 void RemoteHub::accept_failed(Socket& socket, int error) {
     if (!std::exchange(socket.failing, true)) {
-        log_error("cannot accept connections on tcp:{}: {}; trying again until it works",
-                  sys::tcp_name(socket.fd.get(), true), std::strerror(error));
+        log_error("cannot accept connections on {}: {}; trying again until it works",
+                  socket.address(), std::strerror(error));
     }
     socket.pause.start(kPauseNs);
 }

@@ -6,7 +6,8 @@
 // it has been greeted, anybody may have connected: of those there are a few at most, and when one
 // more comes the oldest goes of the host that has the most; they take no place of tcp.clients.
 //
-// A remote client's identity is the name of its token, or else the address of its host. From it
+// A remote client's identity is the subject of its certificate (TLS), or else the name of its
+// token, or else the address of its host. From it
 // follows a uid, from kRemoteUidFirst on, where no user of this host is: that is whose limits it is
 // charged to, whose reliable claim is suspended when it stalls, and what its readers are told. The
 // same identity has the same uid for ever, so a publication that comes back is known again.
@@ -61,8 +62,9 @@ public:
 private:
     struct Socket;
     RemoteHub(EventLoop& loop, Bus& bus, const TcpConfig& config);
-    void accepted(sys::UniqueFd fd);
-    void refuse(sys::UniqueFd fd, const sys::Error& error);
+    void accepted(sys::UniqueFd fd, bool tls);
+    void refuse(sys::UniqueFd fd, bool tls, const sys::Error& error);
+    void look_at_certificate() const;
     void accept_failed(Socket& socket, int error);
     void watch();
     void look_who_is_dead();

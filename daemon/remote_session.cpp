@@ -26,11 +26,13 @@ constexpr std::uint64_t kAlarmMappings = 2;
 
 }  // namespace
 
-RemoteSession::RemoteSession(RemoteHub& hub, EventLoop& loop, sys::UniqueFd tcp, std::string name)
+RemoteSession::RemoteSession(RemoteHub& hub, EventLoop& loop, sys::UniqueFd tcp, std::string name,
+                             std::unique_ptr<sys::TlsStream> tls)
     : hub_(hub),
       loop_(loop),
       name_(std::move(name)),
       tcp_(std::move(tcp)),
+      tls_(std::move(tls)),
       scope_(loop),
       recv_(
           scope_, [this](std::span<const std::byte> bytes) { received(bytes); },
@@ -45,8 +47,8 @@ RemoteSession::RemoteSession(RemoteHub& hub, EventLoop& loop, sys::UniqueFd tcp,
 RemoteSession::~RemoteSession() = default;
 
 std::string RemoteSession::describe() const {
-    return logged_in_ ? fmt::format("remote {} ('{}')", name_, identity_)
-                      : fmt::format("remote {}", name_);
+    return logged_in_ || certified_ ? fmt::format("remote {} ('{}')", name_, identity_)
+                                    : fmt::format("remote {}", name_);
 }
 
 void RemoteSession::start(std::string identity, Charge charge) {
@@ -67,10 +69,45 @@ void RemoteSession::received(std::span<const std::byte> bytes) {
     if (state_ == State::closing || state_ == State::draining || state_ == State::gone) {
         return;
     }
-    remote_frames_.add(bytes);
-    take_remote_frames();
+    if (tls_) {
+        received_sealed(bytes);
+    } else {
+        received_plain(bytes);
+    }
     if (bus_queue_.size() > kQueueBytesMax) {
         recv_.cancel();  // the bus is slow to hear; the socket holds the rest back
+    }
+}
+
+void RemoteSession::received_plain(std::span<const std::byte> bytes) {
+    remote_frames_.add(bytes);
+    take_remote_frames();
+}
+
+/// What it says comes first, then what is wrong with how it says it.
+void RemoteSession::received_sealed(std::span<const std::byte> bytes) {
+    const bool was_ready = tls_->ready();
+    std::vector<std::byte> plain;
+    const sys::Result<void> fed = tls_->feed(bytes, plain);
+    if (!was_ready && tls_->ready() && !tls_->peer().empty()) {
+        identity_ = tls_->peer();
+        certified_ = true;
+    }
+    if (!plain.empty()) {
+        received_plain(plain);
+    }
+    if (tls_->spoken_to_plainly()) {
+        tls_.reset();
+        misunderstood(bytes, fed.error().what);
+    } else if (!fed.ok()) {
+        if (hub_.bus().may_log() && state_ != State::closing && state_ != State::gone) {
+            log_warning("{}: {}, closing its connection", describe(), fed.error().what);
+        }
+        end_when_sent();
+    } else if (tls_->ended() && state_ != State::closing) {
+        receive_ended(0);
+    } else if (tls_->due()) {
+        later();
     }
 }
 
@@ -117,7 +154,7 @@ void RemoteSession::sent(int error) {
         } else if (state_ != State::draining) {
             finish();
         }
-    } else if (state_ == State::closing && queue_.empty()) {
+    } else if (state_ == State::closing && queue_.empty() && (!tls_ || tls_->closed())) {
         finish();
     } else {
         later();
@@ -234,9 +271,11 @@ void RemoteSession::finish() {
 
 /// Becomes a client of the bus: its identity is what the bus knows of it.
 sys::Result<void> RemoteSession::join_bus() {
+    Amounts cost = kRemoteCost;
+    cost.ring_bytes += tls_ ? sys::TlsStream::kMemoryBytes : 0;
     // That of one that says nothing goes: the bus charges it as a client from here on.
-    charge_ = IPCBUS_TRY(
-        hub_.bus().charge(RemoteHub::uid_of(identity_), kRemoteCost, "remote connection"));
+    charge_ =
+        IPCBUS_TRY(hub_.bus().charge(RemoteHub::uid_of(identity_), cost, "remote connection"));
     int pair[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
         return sys::fail_errno("socketpair");

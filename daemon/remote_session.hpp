@@ -18,7 +18,8 @@
 // what the bus says, what one read brings (nothing is read from the bus while kQueueBytesMax wait
 // to go out: what the bus has to tell is state there, and unread answers are limited there); of
 // what the remote says, one unfinished frame, and a window for each of its publications.
-// These are charged to its uid, as rings are.
+// These are charged to its uid, as rings are. TLS (sys/tls_stream.hpp) stands between the socket's
+// bytes and the frames, takes what it takes at most, and is charged, too.
 //
 //   awaiting_hello -> opening -> active -> draining -> closing -> gone
 //      draining: the remote has hung up, and what it had sent still waits for room in a ring
@@ -33,6 +34,7 @@
 #include "quota.hpp"
 #include "remote_memory.hpp"
 #include "sys/alarm.hpp"
+#include "sys/tls_stream.hpp"
 
 #include <deque>
 #include <map>
@@ -46,7 +48,9 @@ class RemoteHub;
 
 class RemoteSession final : private protocol::Control {
 public:
-    RemoteSession(RemoteHub& hub, EventLoop& loop, sys::UniqueFd tcp, std::string name);
+    /// `tls`: null for plain text.
+    RemoteSession(RemoteHub& hub, EventLoop& loop, sys::UniqueFd tcp, std::string name,
+                  std::unique_ptr<sys::TlsStream> tls);
     ~RemoteSession();
 
     /// `identity`: its host; `charge`: of a connection that says nothing.
@@ -60,7 +64,8 @@ public:
     /// Ends it if its host has not answered for tcp.dead_peer_timeout.
     void look_whether_dead();
     [[nodiscard]] bool was_greeted() const { return greeted_; }
-    /// "remote 192.0.2.7:4711"; with its token's name, once that is known.
+    /// "remote 192.0.2.7:4711"; with the subject of its certificate or its token's name, once that
+    /// is known.
     [[nodiscard]] std::string describe() const;
     /// Whose limits it is charged to: its token's name, or its host.
     [[nodiscard]] const std::string& identity() const { return identity_; }
@@ -85,6 +90,8 @@ private:
 
     // remote_session.cpp
     void received(std::span<const std::byte> bytes);
+    void received_plain(std::span<const std::byte> bytes);
+    void received_sealed(std::span<const std::byte> bytes);
     void receive_ended(int error);
     void sent(int error);
     void told_bus(int error);
@@ -113,6 +120,7 @@ private:
 
     // remote_frames.cpp: what comes from the remote
     void take_remote_frames();
+    void misunderstood(std::span<const std::byte> bytes, const std::string& why);
     void remote_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void greeting(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void login(const protocol::FrameHeader& header, std::span<const std::byte> fields);
@@ -157,6 +165,7 @@ private:
     void drained(Outgoing& outgoing, std::vector<std::byte>& out, protocol::EndReason reason);
     void caught_up(Outgoing& outgoing);
     void send_some();
+    void seal(std::vector<std::byte>& chunk);
     bool lie_down();
     void get_up(bool swept);
     void set_timer();
@@ -174,6 +183,7 @@ private:
     std::string name_;
     std::string identity_;
     bool logged_in_ = false;
+    bool certified_ = false;  ///< by a certificate, which says who it is
     bool greeted_ = false;
     protocol::Replaces self_;     ///< as its client may name it to replace it; since WELCOME
     protocol::Replaces earlier_;  ///< and one that this one replaces
@@ -184,6 +194,7 @@ private:
     bool lying_ = false;     ///< everything is parked
     bool polled_ = false;    ///< but for what nobody rings for
     sys::UniqueFd tcp_;
+    std::unique_ptr<sys::TlsStream> tls_;
     sys::UniqueFd bus_;
     protocol::FrameReader remote_frames_;
     protocol::FrameReader bus_frames_;

@@ -373,6 +373,9 @@ void RemoteSession::send_some() {
     }
     std::vector<std::byte> chunk = std::exchange(queue_, {});
     const bool again = state_ == State::active && fill(chunk);
+    if (tls_) {
+        seal(chunk);
+    }
     if (!chunk.empty()) {
         send_.start(tcp_.get(), std::move(chunk));
     } else if (state_ == State::closing) {
@@ -384,6 +387,22 @@ void RemoteSession::send_some() {
         } else if ((again || !lie_down()) && !in_vain()) {
             later();
         }
+    }
+}
+
+/// What goes out over TLS: what that has to say, the chunk, and at the end that it is the end.
+void RemoteSession::seal(std::vector<std::byte>& chunk) {
+    if (!tls_->ready()) {
+        chunk.clear();  // nothing is said before it is known to whom
+    }
+    chunk = tls_->seal(chunk);
+    if (state_ == State::closing) {
+        tls_->close();
+        const std::vector<std::byte> end = tls_->seal({});
+        chunk.insert(chunk.end(), end.begin(), end.end());
+    } else if (tls_->error()) {
+        log_warning("{}: {}", describe(), tls_->error()->what);
+        end_when_sent();
     }
 }
 

@@ -5,6 +5,7 @@
 #include "bridge_worker.hpp"
 #include "sys/clock.hpp"
 #include "sys/fork_closed_fd.hpp"
+#include "sys/tls_stream.hpp"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -37,20 +38,39 @@ namespace {
 constexpr std::int64_t kDeadNs = 30'000'000'000;
 constexpr std::size_t kTokenFileBytesMax = 4096;
 
-bool send_all(int socket, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
+/// A failure is a hang-up, which the next receive finds, behind what was said before it.
+void send_all(int socket, std::span<const std::byte> bytes, const sys::Deadline& deadline) {
+    while (!bytes.empty() && !deadline.passed()) {
         const ssize_t sent = ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-        if (sent < 0 && errno != EINTR) {
-            return false;  // a greeting fits every socket's buffer
+        if (sent < 0 && errno == EAGAIN) {
+            pollfd wait{socket, POLLOUT, 0};
+            (void)::poll(&wait, 1, static_cast<int>(deadline.remaining_ns() / 1'000'000) + 1);
+        } else if (sent < 0 && errno != EINTR) {
+            return;
         }
         bytes = bytes.subspan(sent > 0 ? static_cast<std::size_t>(sent) : 0);
     }
-    return true;
+}
+
+/// What came over TLS, for `reader`; what that has to answer goes out, and once it is known to
+/// whom, `greeting`.
+Result<void> hear(int socket, sys::TlsStream& tls, std::span<const std::byte> bytes,
+                  std::vector<std::byte>& greeting, FrameReader& reader,
+                  const sys::Deadline& deadline) {
+    std::vector<std::byte> plain;
+    Result<void> fed = tls.feed(bytes, plain);
+    if (tls.ready()) {
+        send_all(socket, tls.seal(std::exchange(greeting, {})), deadline);
+    } else {
+        send_all(socket, tls.seal({}), deadline);
+    }
+    reader.add(plain);
+    return fed;
 }
 
 /// LOGIN, REPLACES, HELLO, and the answer.
 Result<protocol::Welcome> greet(int socket, int kick, const BridgeOptions& options,
-                                FrameReader& reader) {
+                                FrameReader& reader, sys::TlsStream* tls) {
     std::vector<std::byte> out;
     if (!options.token.empty()) {
         protocol::encode(out, protocol::Login{options.token}, 1);
@@ -61,10 +81,11 @@ Result<protocol::Welcome> greet(int socket, int kick, const BridgeOptions& optio
     protocol::Hello hello;
     hello.name = options.name;
     protocol::encode(out, hello, 2);
-    if (!send_all(socket, out)) {
-        return fail(ECONNREFUSED, "the daemon closed the connection before it answered");
-    }
     const sys::Deadline deadline = sys::Deadline::after(options.answer_timeout_ns);
+    const auto address = [&] {
+        return std::string(tls != nullptr ? "tls:" : "tcp:") + options.endpoint.text() + ": ";
+    };
+    send_all(socket, tls != nullptr ? tls->seal({}) : std::exchange(out, {}), deadline);
     const sys::Error no_daemon = fail(EPROTO, "what answers there is no ipcbusd");
     std::array<std::byte, protocol::kFrameBytesMax> bytes;
     for (;;) {
@@ -99,11 +120,15 @@ Result<protocol::Welcome> greet(int socket, int kick, const BridgeOptions& optio
             return fail(ECANCELED, "given up");
         }
         const ssize_t got = ::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT);
-        if (got == 0 || (got < 0 && errno == ECONNRESET)) {
+        const auto said =
+            std::span(bytes).first(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+        if (got == 0 || (got < 0 && errno == ECONNRESET) || (tls != nullptr && tls->ended())) {
             return fail(ECONNREFUSED, "the daemon closed the connection before it answered");
         }
-        if (got > 0) {
-            reader.add(std::span(bytes).first(static_cast<std::size_t>(got)));
+        if (tls == nullptr) {
+            reader.add(said);
+        } else if (auto heard = hear(socket, *tls, said, out, reader, deadline); !heard.ok()) {
+            return fail(heard.error().code, address() + heard.error().what);
         }
     }
 }
@@ -262,8 +287,14 @@ Result<void> Bridge::Dial::work() {
         changed.notify_all();
     }
     FrameReader reader;
-    const protocol::Welcome welcome = IPCBUS_TRY(greet(tcp.get(), kick.get(), options, reader));
-    BridgeWorker worker(tcp.get(), own_end.get(), kick.get(), welcome, std::move(reader), kDeadNs);
+    std::unique_ptr<sys::TlsStream> tls;
+    if (options.tls) {
+        tls = IPCBUS_TRY(sys::TlsStream::connect(options.tls, options.server_name));
+    }
+    const protocol::Welcome welcome =
+        IPCBUS_TRY(greet(tcp.get(), kick.get(), options, reader, tls.get()));
+    BridgeWorker worker(tcp.get(), own_end.get(), kick.get(), welcome, std::move(reader), kDeadNs,
+                        std::move(tls));
     IPCBUS_TRY(worker.make_pages());
     set(State::ready);
     worker.run();

@@ -26,6 +26,7 @@
 #include "protocol/wire.hpp"
 #include "sys/result.hpp"
 #include "sys/tcp.hpp"
+#include "sys/tls_context.hpp"
 #include "sys/unique_fd.hpp"
 
 #include <memory>
@@ -41,6 +42,8 @@ struct BridgeOptions {
     protocol::Replaces earlier;  ///< the connection before this one; client 0: none
     std::int64_t connect_timeout_ns = 0;
     std::int64_t answer_timeout_ns = 0;
+    std::shared_ptr<const sys::TlsContext> tls;  ///< null: in plain text
+    std::string server_name;                     ///< that the daemon's certificate must be for
 };
 
 class Bridge {

@@ -74,14 +74,16 @@ BridgeWorker::Arriving::Arriving(const protocol::Attached& told, sys::RingMappin
       receiver(ring, true) {}
 
 BridgeWorker::BridgeWorker(int tcp, int library, int kick, const protocol::Welcome& welcome,
-                           FrameReader frames, protocol::i64 dead_ns)
+                           FrameReader frames, protocol::i64 dead_ns,
+                           std::unique_ptr<sys::TlsStream> tls)
     : tcp_(tcp),
       library_(library),
       kick_(kick),
       welcome_(welcome),
       stall_ns_(static_cast<protocol::i64>(std::min(welcome.stall_timeout_ns, kLetGoMaxNs))),
       dead_ns_(dead_ns),
-      daemon_frames_(std::move(frames)) {
+      daemon_frames_(std::move(frames)),
+      tls_(std::move(tls)) {
     // The bridge's cursor may stand still for as long as the daemon's readers do, who are judged
     // there: nobody demotes the bridge.
     welcome_.stall_timeout_ns = static_cast<u64>(kNeverNs);
@@ -125,7 +127,7 @@ void BridgeWorker::run() {
         digest_all();
         const bool more = fill();
         write_daemon();
-        const bool again = more && daemon_out_.empty();  // else there is room to wait for
+        const bool again = more && all_sent();  // else there is room to wait for
         if (lost_ && !let_go_ && (all_digested() || sys::monotonic_ns() >= let_go_at_ns_)) {
             let_go();
         }
@@ -136,20 +138,28 @@ void BridgeWorker::run() {
         }
     }
     if (!lost_) {
+        if (tls_) {
+            tls_->close();
+            write_daemon();
+        }
         (void)::shutdown(tcp_, SHUT_RDWR);
     }
+}
+
+bool BridgeWorker::all_sent() const {
+    return daemon_out_.empty() && wire_.empty() && (!tls_ || !tls_->due());
 }
 
 bool BridgeWorker::through() const {
     if (lost_) {
         return let_go_ && (library_gone_ || library_out_.empty());
     }
-    return library_gone_ && leaving_.empty() && daemon_out_.empty();
+    return library_gone_ && leaving_.empty() && all_sent();
 }
 
 /// False: it is over, whatever is left.
 bool BridgeWorker::wait(u32 bell_seen) {
-    const bool idle = daemon_out_.empty();
+    const bool idle = all_sent();
     if (idle && !waiter_->lie_down(polled_)) {
         return true;
     }
@@ -201,22 +211,41 @@ bool BridgeWorker::read_daemon() {
                         got == 0 ? "the daemon closed the connection" : std::strerror(errno));
             break;
         }
-        daemon_frames_.add(std::span(bytes).first(static_cast<std::size_t>(got)));
-        FrameHeader header;
-        std::span<const std::byte> fields;
-        FrameReader::Status status{};
-        while (!lost_ &&
-               (status = daemon_frames_.next(header, fields)) == FrameReader::Status::frame) {
-            daemon_frame(header, fields);
-        }
-        if (status == FrameReader::Status::malformed) {
-            daemon_lost(EPROTO, std::string("the daemon sent a ") + daemon_frames_.why());
+        const auto said = std::span<const std::byte>(bytes).first(static_cast<std::size_t>(got));
+        if (tls_) {
+            hear_sealed(said);
+        } else {
+            hear_daemon(said);
         }
         if (!beginning_.empty()) {
             announce();  // whoever waits for history waits as long as it comes
         }
     }
     return false;
+}
+
+void BridgeWorker::hear_sealed(std::span<const std::byte> bytes) {
+    std::vector<std::byte> plain;
+    const Result<void> fed = tls_->feed(bytes, plain);
+    hear_daemon(plain);
+    if (!fed.ok()) {
+        daemon_lost(fed.error().code, fed.error().what);
+    } else if (tls_->ended()) {
+        daemon_lost(0, "the daemon closed the connection");
+    }
+}
+
+void BridgeWorker::hear_daemon(std::span<const std::byte> bytes) {
+    daemon_frames_.add(bytes);
+    FrameHeader header;
+    std::span<const std::byte> fields;
+    FrameReader::Status status{};
+    while (!lost_ && (status = daemon_frames_.next(header, fields)) == FrameReader::Status::frame) {
+        daemon_frame(header, fields);
+    }
+    if (status == FrameReader::Status::malformed) {
+        daemon_lost(EPROTO, std::string("the daemon sent a ") + daemon_frames_.why());
+    }
 }
 
 void BridgeWorker::read_library() {
@@ -240,9 +269,19 @@ void BridgeWorker::read_library() {
 }
 
 void BridgeWorker::write_daemon() {
-    while (!daemon_out_.empty() && !lost_) {
-        const ssize_t sent = ::send(tcp_, daemon_out_.data() + daemon_sent_,
-                                    daemon_out_.size() - daemon_sent_, MSG_NOSIGNAL);
+    while (!all_sent() && !lost_) {
+        if (wire_.empty() && tls_) {
+            wire_ = tls_->seal(daemon_out_);
+            daemon_out_.clear();
+            if (tls_->error()) {
+                daemon_lost(tls_->error()->code, tls_->error()->what);
+                return;
+            }
+        } else if (wire_.empty()) {
+            wire_.swap(daemon_out_);
+        }
+        const ssize_t sent =
+            ::send(tcp_, wire_.data() + wire_sent_, wire_.size() - wire_sent_, MSG_NOSIGNAL);
         if (sent < 0) {
             if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
                 // What the daemon said last is still to be read, and says more.
@@ -252,10 +291,10 @@ void BridgeWorker::write_daemon() {
             }
             return;
         }
-        daemon_sent_ += static_cast<std::size_t>(sent);
-        if (daemon_sent_ == daemon_out_.size()) {
-            daemon_out_.clear();
-            daemon_sent_ = 0;
+        wire_sent_ += static_cast<std::size_t>(sent);
+        if (wire_sent_ == wire_.size()) {
+            wire_.clear();
+            wire_sent_ = 0;
         }
     }
 }
@@ -319,7 +358,8 @@ void BridgeWorker::daemon_lost(int code, std::string text) {
     }
     (void)::shutdown(tcp_, SHUT_RDWR);
     daemon_out_.clear();
-    daemon_sent_ = 0;
+    wire_.clear();
+    wire_sent_ = 0;
     let_go_at_ns_ = sys::monotonic_ns() + stall_ns_;
     detach_publications();
     if (code != 0) {

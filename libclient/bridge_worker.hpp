@@ -10,6 +10,7 @@
 #include "protocol/stream.hpp"
 #include "protocol/waiter.hpp"
 #include "sys/alarm.hpp"
+#include "sys/tls_stream.hpp"
 
 #include <deque>
 #include <map>
@@ -25,8 +26,10 @@ class BridgeWorker final : private protocol::Control {
 public:
     /// `welcome`: the daemon's; `tcp`: connected, `frames` what was read of it and not used. The
     /// descriptors are borrowed. `dead_ns`: a host that has not answered for so long is dead.
+    /// `tls`: null for plain text.
     BridgeWorker(int tcp, int library, int kick, const protocol::Welcome& welcome,
-                 protocol::FrameReader frames, protocol::i64 dead_ns);
+                 protocol::FrameReader frames, protocol::i64 dead_ns,
+                 std::unique_ptr<sys::TlsStream> tls);
     [[nodiscard]] sys::Result<void> make_pages();
     /// Until both sides are through with each other.
     void run();
@@ -69,8 +72,11 @@ private:
     bool wait(u32 bell_seen);
     void read_library();
     bool read_daemon();
+    void hear_sealed(std::span<const std::byte> bytes);
+    void hear_daemon(std::span<const std::byte> bytes);
     void write_library();
     void write_daemon();
+    [[nodiscard]] bool all_sent() const;
     void look_whether_dead();
     void announce();
     [[nodiscard]] bool all_digested() const;
@@ -141,8 +147,10 @@ private:
     bool introduced_ = false;
     protocol::FrameReader daemon_frames_;
     protocol::FrameReader library_frames_;
-    std::vector<std::byte> daemon_out_;
-    std::size_t daemon_sent_ = 0;
+    std::unique_ptr<sys::TlsStream> tls_;
+    std::vector<std::byte> daemon_out_;  ///< frames
+    std::vector<std::byte> wire_;        ///< what the socket is given, sealed or not
+    std::size_t wire_sent_ = 0;
     std::deque<ToLibrary> library_out_;
     std::size_t library_sent_ = 0;  ///< bytes of the first
     unsigned fds_out_ = 0;          ///< descriptors on the way

@@ -59,6 +59,10 @@ Result<std::unique_ptr<Bus>> Bus::connect(const BusOptions& options) {
         const std::string text = given ? options.address : sys::default_address();
         bus->where_ = IPCBUS_TRY(sys::parse_address(text));
         const i64 left_ns = deadline.remaining_ns();
+        if (!bus->where_.tls && options.tls != TlsOptions{}) {
+            return fail(EINVAL, "a CA, a certificate, a key and the name of a server are for "
+                                "tls:HOST:PORT, and the address is " + bus->where_.text());
+        }
         const bool remote = bus->where_.kind == sys::Address::Kind::tcp;
         const i64 try_ns = given || remote ? left_ns : std::min(left_ns, kDefaultTryNs);
         Result<void> opened = bus->open_link(try_ns, kAnswerTimeoutNs);
@@ -113,6 +117,11 @@ Result<std::shared_ptr<Link>> Bus::open_bridged(i64 connect_timeout_ns, i64 answ
         if (link_ != nullptr) {
             options.earlier = {link_->welcome().client, link_->welcome().token};
         }
+        if (where_.tls) {
+            const TlsOptions tls = with_environment(options_.tls);
+            options.tls = IPCBUS_TRY(load_credentials(tls));
+            options.server_name = tls.server_name.empty() ? where_.host : tls.server_name;
+        }
         options.connect_timeout_ns = kDialNs;
         options.answer_timeout_ns = kAnswerTimeoutNs;
         dialled_ = IPCBUS_TRY(Bridge::dial(std::move(options)));
@@ -128,8 +137,7 @@ Result<std::shared_ptr<Link>> Bus::open_bridged(i64 connect_timeout_ns, i64 answ
         case Bridge::State::dialling:
         case Bridge::State::greeting: {
             sys::Error error = fail(
-                ETIMEDOUT, "tcp:" + sys::TcpEndpoint{where_.host, where_.port}.text() +
-                               ": no answer yet");
+                ETIMEDOUT, where_.text() + ": no answer yet");
             if (first) {
                 dialled_.reset();
             }

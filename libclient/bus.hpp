@@ -7,6 +7,7 @@
 // told. Any thread; handles have their own rules.
 #pragma once
 
+#include "credentials.hpp"
 #include "link.hpp"
 #include "protocol/waiter.hpp"
 #include "sys/address.hpp"
@@ -51,6 +52,7 @@ struct BusOptions {
     std::string name;
     i64 timeout_ns = 0;
     bool reconnect = true;
+    TlsOptions tls = {};
 };
 
 class Bus {

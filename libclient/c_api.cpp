@@ -56,6 +56,11 @@ int ipcbus_connect(const struct ipcbus_connect_options* options, ipcbus_bus** re
         }
         bus_options.timeout_ns = given.timeout_ns;
         bus_options.reconnect = (given.flags & IPCBUS_NO_RECONNECT) == 0;
+        const auto text = [](const char* given_text) {
+            return std::string(given_text != nullptr ? given_text : "");
+        };
+        bus_options.tls = {text(given.ca_file), text(given.certificate_file), text(given.key_file),
+                           text(given.server_name)};
         auto bus = Bus::connect(bus_options);
         if (!bus.ok()) {
             return failed(bus.error());

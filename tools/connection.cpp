@@ -21,6 +21,10 @@ constexpr std::array kCommonSpecs = {
     OptionSpec{kName, 'i', "name", true},
     OptionSpec{kConnectTimeout, '\0', "connect-timeout", true},
     OptionSpec{kTokenFile, '\0', "token-file", true},
+    OptionSpec{kCaFile, '\0', "ca-file", true},
+    OptionSpec{kCertificateFile, '\0', "certificate-file", true},
+    OptionSpec{kKeyFile, '\0', "key-file", true},
+    OptionSpec{kServerName, '\0', "server-name", true},
     OptionSpec{kNoReconnect, '\0', "no-reconnect", false},
     OptionSpec{kQuiet, 'q', "quiet", false},
     OptionSpec{kDebug, 'd', "debug", false},
@@ -48,6 +52,10 @@ Result<bool> take_common_option(const Option& option, CommonOptions& options) {
                 return sys::fail_errno("setenv");
             }
             return true;
+        case kCaFile: options.ca_file = option.value; return true;
+        case kCertificateFile: options.certificate_file = option.value; return true;
+        case kKeyFile: options.key_file = option.value; return true;
+        case kServerName: options.server_name = option.value; return true;
         case kNoReconnect: options.reconnect = false; return true;
         case kQuiet: options.quiet = true; return true;
         case kDebug: options.debug = true; return true;
@@ -136,8 +144,9 @@ bool announce_ready(std::string_view tool, int ready_fd) {
 }
 
 std::string_view common_help() {
-    return "      --address ADDRESS  unix:PATH, tcp:HOST:PORT ($IPCBUS_ADDRESS, or default)\n"
-           "      --token-file FILE  with tcp: ($IPCBUS_TOKEN_FILE)   -i, --name NAME\n"
+    return "      --address ADDRESS  unix:PATH, tcp: or tls:HOST:PORT ($IPCBUS_ADDRESS, default)\n"
+           "      --token-file, --ca-file, --certificate-file, --key-file FILE, --server-name N\n"
+           "                         over tcp: and tls: ($IPCBUS_TOKEN_FILE...)  -i, --name NAME\n"
            "      --connect-timeout D  keep trying for D   --no-reconnect  exit 3 if lost\n"
            "  -q  no warnings   -d  tell what happens   -h  this help   -V  versions\n";
 }
@@ -160,6 +169,13 @@ int connect_bus(std::string_view tool, const CommonOptions& options, BusPtr& ret
     const std::string name = options.name.empty() ? std::string(tool) : options.name;
     connect_options.address = options.address.empty() ? nullptr : options.address.c_str();
     connect_options.name = name.c_str();
+    const auto text = [](const std::string& given) {
+        return given.empty() ? nullptr : given.c_str();
+    };
+    connect_options.ca_file = text(options.ca_file);
+    connect_options.certificate_file = text(options.certificate_file);
+    connect_options.key_file = text(options.key_file);
+    connect_options.server_name = text(options.server_name);
     connect_options.timeout_ns = options.connect_timeout_ns;
     connect_options.flags = options.reconnect ? 0 : IPCBUS_NO_RECONNECT;
     ipcbus_bus* bus = nullptr;

@@ -24,6 +24,10 @@ enum CommonOptionId : int {
     kName,
     kConnectTimeout,
     kTokenFile,
+    kCaFile,
+    kCertificateFile,
+    kKeyFile,
+    kServerName,
     kNoReconnect,
     kQuiet,
     kDebug,
@@ -36,6 +40,10 @@ enum CommonOptionId : int {
 struct CommonOptions {
     std::string address;  // empty: where libipcbus looks
     std::string name;     // empty: the name of the tool
+    std::string ca_file;  // these four: as libipcbus takes them, empty: what the environment says
+    std::string certificate_file;
+    std::string key_file;
+    std::string server_name;
     std::int64_t connect_timeout_ns = 0;
     bool reconnect = true;
     bool quiet = false;

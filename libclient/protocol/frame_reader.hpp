@@ -20,6 +20,10 @@ public:
     Status next(FrameHeader& ret_header, std::span<const std::byte>& ret_fields);
 
     [[nodiscard]] const char* why() const { return why_; }
+    /// What is there and has not been returned; after `malformed`, what cannot be cut.
+    [[nodiscard]] std::span<const std::byte> unread() const {
+        return std::span(buffer_).subspan(begin_);
+    }
     /// Position in the stream of the first byte that next() has not consumed yet: descriptors that
     /// came with bytes up to there belong to frames already returned.
     [[nodiscard]] u64 consumed() const { return consumed_; }

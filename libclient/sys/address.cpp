@@ -29,6 +29,7 @@ constexpr int kDyingDaemonMs = 1000;
 constexpr int kDyingDaemonLooks = 100;
 constexpr std::string_view kUnixPrefix = "unix:";
 constexpr std::string_view kTcpPrefix = "tcp:";
+constexpr std::string_view kTlsPrefix = "tls:";
 constexpr const char* kSystemSocket = IPCBUS_SYSTEM_SOCKET;
 
 // How often connect_unix looks again. The first look comes soon, because a daemon that has just
@@ -132,7 +133,7 @@ bool lives(int socket) {
 }
 
 Result<void> remove_stale_socket(const sockaddr_un& address, const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     if (::lstat(path.c_str(), &status) != 0) {
         // gone in the meantime is as good as removed
         return errno == ENOENT ? Result<void>() : Result<void>(fail_at(path, errno));
@@ -163,6 +164,7 @@ Result<Address> parse_tcp(std::string_view text) {
     address.kind = Address::Kind::tcp;
     address.host = endpoint.host.empty() ? "localhost" : std::move(endpoint.host);
     address.port = endpoint.port;
+    address.tls = text.starts_with(kTlsPrefix);
     return address;
 }
 
@@ -173,15 +175,22 @@ int bind_as_is(int socket, const sockaddr_un& address) {
     const mode_t before = ::umask(0);
     const int code =
         ::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0
-                                                                                         : errno;
+                                                                                          : errno;
     (void)::umask(before);
     return code;
 }
 
 }  // namespace
 
+std::string Address::text() const {
+    if (kind == Kind::unix_socket) {
+        return std::string(kUnixPrefix) + path;
+    }
+    return std::string(tls ? kTlsPrefix : kTcpPrefix) + TcpEndpoint{host, port}.text();
+}
+
 Result<Address> parse_address(std::string_view text) {
-    if (text.starts_with(kTcpPrefix)) {
+    if (text.starts_with(kTcpPrefix) || text.starts_with(kTlsPrefix)) {
         return parse_tcp(text);
     }
     Address address;
@@ -191,7 +200,8 @@ Result<Address> parse_address(std::string_view text) {
         address.path = text;
     } else {
         return fail(EINVAL, "not an address: \"" + std::string(text) +
-                                "\" (unix:/ABSOLUTE/PATH, or the path alone, or tcp:HOST:PORT)");
+                                "\" (unix:/ABSOLUTE/PATH, or the path alone, or tcp:HOST:PORT, or "
+                                "tls:HOST:PORT)");
     }
     (void)IPCBUS_TRY(socket_address(address.path));
     return address;

@@ -19,9 +19,13 @@ struct Address {
     std::string path;        // unix_socket: absolute
     std::string host;        // tcp
     std::uint16_t port = 0;  // tcp
+    bool tls = false;        // tcp
+    /// "unix:/path", "tls:host:port".
+    [[nodiscard]] std::string text() const;
 };
 
-/// `unix:/absolute/path`, or the path alone; `tcp:HOST:PORT`, `tcp:[::1]:PORT`, `tcp:PORT`.
+/// `unix:/absolute/path`, or the path alone; `tcp:HOST:PORT`, `tcp:[::1]:PORT`, `tcp:PORT`; and the
+/// same with `tls:`.
 [[nodiscard]] Result<Address> parse_address(std::string_view text);
 
 /// IPCBUS_ADDRESS as it stands; else $XDG_RUNTIME_DIR/ipcbus/bus.sock if that is there; else

@@ -132,9 +132,9 @@ class Completions(unittest.TestCase):
             self.assertEqual(complete("ipcbus-req", "--token-file", "on", where=name),
                              {"one.toml"})
         for tool, option in (("ipcbus-pub", "--address"), ("ipcbusd", "--listen")):
-            self.assertEqual(complete(tool, option, ""), {"unix:", "tcp:"})
+            self.assertEqual(complete(tool, option, ""), {"unix:", "tcp:", "tls:"})
             self.assertEqual(complete(tool, option, "u"), {"unix:"})
-            self.assertEqual(complete(tool, option, "tcp:"), set())
+            self.assertEqual(complete(tool, option, "tls:"), set())
 
     def test_other_values(self):
         self.assertLessEqual({"USR1", "USR2"}, complete("ipcbus-pub", "--on-signal", "US"))

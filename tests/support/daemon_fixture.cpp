@@ -37,9 +37,17 @@ DaemonFixture::DaemonFixture(const std::string& config, unsigned descriptors_max
     log_read_ = process_.wait_for_output("listening on unix");
     INFO(process_.output());
     REQUIRE(log_read_ != std::string::npos);
-    const std::size_t tcp = process_.output().find("tcp:");
-    tcp_ = process_.output().substr(tcp, process_.output().find('\n', tcp) - tcp);
+    const auto address_after = [this](const std::string& text) {
+        const std::size_t at = process_.output().find(text);
+        const std::size_t begin = at + text.size() - 4;
+        return at == std::string::npos
+                   ? std::string()
+                   : process_.output().substr(begin, process_.output().find('\n', at) - begin);
+    };
+    tcp_ = address_after("listening on tcp:");
+    tls_ = address_after("listening on tls:");
 }
+
 
 DaemonFixture::~DaemonFixture() {
     if (process_.running()) {
@@ -54,10 +62,22 @@ DaemonFixture::~DaemonFixture() {
     CHECK(log.find("assertion failed") == std::string::npos);
 }
 
-bool DaemonFixture::over_tcp() { return std::getenv("IPCBUS_TEST_TCP") != nullptr; }
+bool DaemonFixture::over_tcp() {
+    return std::getenv("IPCBUS_TEST_TCP") != nullptr || tls_keys != nullptr;
+}
 
 void DaemonFixture::write_config(const std::string& config) {
-    write_file(directory_.file("ipcbusd.toml"), config);
+    std::string text = config;
+    if (tls_keys != nullptr) {
+        const std::string table = "[tcp]\n";
+        const std::size_t there = text.find(table);
+        if (there == std::string::npos) {
+            text += "\n" + table + tls_keys();
+        } else {
+            text.insert(there + table.size(), tls_keys());
+        }
+    }
+    write_file(directory_.file("ipcbusd.toml"), text);
 }
 
 std::string DaemonFixture::reload() {

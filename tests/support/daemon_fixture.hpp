@@ -17,14 +17,22 @@ public:
     ~DaemonFixture();
 
     [[nodiscard]] const std::string& socket_path() const { return socket_path_; }
-    /// Where clients find it: its socket; with IPCBUS_TEST_TCP set, its TCP port. So every test
-    /// that gives this to a client is one of remote clients, too.
-    [[nodiscard]] std::string address() const { return over_tcp() ? tcp_ : local_address(); }
+    /// Where clients find it: its socket; with IPCBUS_TEST_TCP set, its TCP port, with
+    /// IPCBUS_TEST_TLS, the one for TLS. So every test that gives this to a client is one of remote
+    /// clients, too.
+    [[nodiscard]] std::string address() const {
+        return over_tcp() ? tcp_address() : local_address();
+    }
     /// For who is known to have published when publish returns.
     [[nodiscard]] std::string local_address() const { return "unix:" + socket_path_; }
-    /// "tcp:127.0.0.1:PORT".
-    [[nodiscard]] const std::string& tcp_address() const { return tcp_; }
+    /// "tcp:127.0.0.1:PORT"; over TLS, "tls:127.0.0.1:PORT".
+    [[nodiscard]] const std::string& tcp_address() const { return tls_keys ? tls_ : tcp_; }
+    /// "tcp:127.0.0.1:PORT" in any case, and the one for TLS; empty: the configuration has none.
+    [[nodiscard]] const std::string& plain_address() const { return tcp_; }
+    [[nodiscard]] const std::string& tls_address() const { return tls_; }
     [[nodiscard]] static bool over_tcp();
+    /// Keys of [tcp] for daemons that are tested over TLS; null: none are.
+    static inline std::string (*tls_keys)() = nullptr;
     [[nodiscard]] const TempDir& directory() const { return directory_; }
     [[nodiscard]] ChildProcess& process() { return process_; }
 
@@ -39,6 +47,7 @@ private:
     TempDir directory_;
     std::string socket_path_;
     std::string tcp_;
+    std::string tls_;
     ChildProcess process_;
     std::size_t log_read_ = 0;
 };

@@ -100,6 +100,11 @@ TEST_CASE("tcp: a host and a port") {
     check("tcp:example.org:4222", "example.org", 4222);
     check("tcp:[fe80::1]:65535", "fe80::1", 65535);
     check("tcp:4222", "localhost", 4222);
+    check("tls:bus.example.org:4222", "bus.example.org", 4222);
+    CHECK(parse_address("tls:[::1]:4222").value().text() == "tls:[::1]:4222");
+    CHECK(parse_address("tls:4222").value().tls);
+    CHECK_FALSE(parse_address("tcp:4222").value().tls);
+    CHECK(parse_address("tls:host").error().code == EINVAL);
     CHECK(parse_address("tcp:::1:4222").error().what.find("in brackets") != std::string::npos);
     for (const char* text : {"tcp:", "tcp:host", "tcp::1", "tcp:host:", "tcp:host:0",
                              "tcp:host:65536", "tcp:host:1x", "tcp:host:99999999999"}) {

@@ -56,6 +56,7 @@ TEST_CASE("mistakes are one line that names the word") {
     CHECK(error({"--listen"}) == "--listen needs an argument");
     CHECK(error({"--listen", "relative"}).starts_with("--listen relative: "));
     CHECK(error({"--listen", "tcp:localhost:x"}).starts_with("--listen tcp:localhost:x: "));
+    CHECK(error({"--listen", "tls:localhost:x"}).starts_with("--listen tls:localhost:x: "));
     CHECK(error({"extra"}) == "unexpected argument extra");
     CHECK(error({"--", "-c"}) == "unexpected argument -c");
 }

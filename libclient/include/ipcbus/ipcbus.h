@@ -94,7 +94,8 @@ extern "C" {
 
 struct ipcbus_connect_options {
     size_t struct_size;
-    /* "unix:/path", or "tcp:host:port" for the bus of another host. NULL: $IPCBUS_ADDRESS; then
+    /* "unix:/path", or "tls:host:port" or "tcp:host:port" (plain text) for the bus of another host.
+     * NULL: $IPCBUS_ADDRESS; then
      * $XDG_RUNTIME_DIR/ipcbus/bus.sock if it is there; then /run/ipcbus/bus.sock. Copied. */
     const char *address;
     /* What the client calls itself in the daemon's log, at most 64 bytes. NULL: the name of the
@@ -105,12 +106,23 @@ struct ipcbus_connect_options {
     int64_t timeout_ns;
     uint32_t flags; /* IPCBUS_NO_RECONNECT */
     uint32_t reserved;
+    /* For "tls:": files in PEM, each read again for every connection; copied. The authorities that
+     * the server may be certified by. NULL: $IPCBUS_CA_FILE; then the system's. */
+    const char *ca_file;
+    /* What is shown to a server that asks, and the key to it, a file that only its owner can read;
+     * both or none. NULL: $IPCBUS_CERTIFICATE_FILE and $IPCBUS_KEY_FILE; then nothing is shown. */
+    const char *certificate_file;
+    const char *key_file;
+    /* The name that the server's certificate must be for. NULL: $IPCBUS_SERVER_NAME; then the host
+     * of the address. It is verified always. */
+    const char *server_name;
 };
 
 /*
  * Connects to the bus and makes a client. The caller owns *ret_bus: ipcbus_close() it, after the
  * handles made from it. Errors: -ECONNREFUSED, -EACCES, -ETIMEDOUT, -EINTR, -EPROTONOSUPPORT,
- * -EDQUOT, -ENOSPC, -EMFILE, -ENOMEM, -EINVAL, -ENAMETOOLONG.
+ * -EDQUOT, -ENOSPC, -EMFILE, -ENOMEM, -EINVAL, -ENAMETOOLONG, -EPROTO. Over TLS -EACCES is also:
+ * the server's certificate is not believed, or ours is not, or is missing; and -ENOENT: a file is.
  */
 IPCBUS_EXPORT int ipcbus_connect(const struct ipcbus_connect_options *options,
                                  ipcbus_bus **ret_bus);

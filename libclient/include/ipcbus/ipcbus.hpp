@@ -692,7 +692,8 @@ private:
 
 /// How a connection is made; see ipcbus.h.
 struct ConnectOptions {
-    /// "unix:/path"; empty: $IPCBUS_ADDRESS, or where the bus usually is.
+    /// "unix:/path", "tls:host:port", "tcp:host:port"; empty: $IPCBUS_ADDRESS, or where the bus
+    /// usually is.
     std::string address;
     /// What the client calls itself, at most 64 bytes; empty: the name of the program.
     std::string name;
@@ -700,6 +701,11 @@ struct ConnectOptions {
     std::chrono::nanoseconds timeout{0};
     /// Whether a lost connection is to be made again; otherwise calls answer disconnected.
     bool reconnect = true;
+    /// For "tls:"; empty: as the environment says, see ipcbus.h.
+    std::string ca_file = {};
+    std::string certificate_file = {};
+    std::string key_file = {};
+    std::string server_name = {};
 };
 
 /// Whether the daemon is there.
@@ -717,8 +723,15 @@ public:
     explicit Bus(const ConnectOptions& options = {}) {
         ipcbus_connect_options c{};
         c.struct_size = sizeof c;
-        c.address = options.address.empty() ? nullptr : options.address.c_str();
-        c.name = options.name.empty() ? nullptr : options.name.c_str();
+        const auto text = [](const std::string& given) {
+            return given.empty() ? nullptr : given.c_str();
+        };
+        c.address = text(options.address);
+        c.name = text(options.name);
+        c.ca_file = text(options.ca_file);
+        c.certificate_file = text(options.certificate_file);
+        c.key_file = text(options.key_file);
+        c.server_name = text(options.server_name);
         c.timeout_ns = options.timeout.count();
         c.flags = options.reconnect ? 0 : IPCBUS_NO_RECONNECT;
         ipcbus_bus* bus = nullptr;

@@ -992,12 +992,16 @@ class Bus(_Closing):
     """This process's connection to one bus. Threads may share it."""
 
     def __init__(self, address: Optional[str] = None, *, name: Optional[str] = None,
-                 timeout: Optional[float] = 0, reconnect: bool = True) -> None:
-        """`address`: "unix:/path" or "tcp:host:port"; None: $IPCBUS_ADDRESS, or where the bus usually
-        is. `name`: what the client calls itself in the daemon's log, at most 64 bytes; None: the
+                 timeout: Optional[float] = 0, reconnect: bool = True,
+                 ca_file: Optional[str] = None, certificate_file: Optional[str] = None,
+                 key_file: Optional[str] = None, server_name: Optional[str] = None) -> None:
+        """`address`: "unix:/path", "tls:host:port" or "tcp:host:port"; None: $IPCBUS_ADDRESS, or
+        where the bus usually is. `name`: what the client calls itself in the daemon's log, at most 64 bytes; None: the
         program's name.
         `timeout`: how many seconds to try, also when no daemon is there yet; 0: once; None: for
         ever. `reconnect`: whether a lost connection is made again; else calls raise Disconnected.
+        For "tls:", `ca_file`, `certificate_file`, `key_file`: PEM files; `server_name`: what the
+        server's certificate must be for; None: as the environment says, see ipcbus(3).
 
         Raises NoDaemon, NotAllowed, Timeout, VersionMismatch, LimitReached, InvalidArgument."""
         self._lock = threading.RLock()
@@ -1005,8 +1009,10 @@ class Bus(_Closing):
         self._handles: "weakref.WeakSet[_Handle]" = weakref.WeakSet()
         options = _native.ConnectOptions(
             struct_size=sizeof(_native.ConnectOptions),
-            address=None if address is None else _native.encoded(address),
-            name=None if name is None else _native.encoded(name),
+            **{field: None if value is None else _native.encoded(value)
+               for field, value in (("address", address), ("name", name), ("ca_file", ca_file),
+                                    ("certificate_file", certificate_file),
+                                    ("key_file", key_file), ("server_name", server_name))},
             flags=0 if reconnect else _native.NO_RECONNECT)
         handle = c_void_p()
         patience = _native.Patience(timeout)

@@ -65,7 +65,8 @@ class NoDaemon(IpcbusError, ConnectionRefusedError):
 
 
 class NotAllowed(IpcbusError, PermissionError):
-    """EACCES: the rules of the bus or the permissions of its socket forbid it."""
+    """EACCES: the rules of the bus or the permissions of its socket forbid it; a certificate is not
+    believed, or is missing."""
 
 
 class LimitReached(IpcbusError):
@@ -180,7 +181,9 @@ REQUEST = struct.Struct("@PNPN2Q2I")
 
 class ConnectOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("address", c_char_p), ("name", c_char_p),
-                ("timeout_ns", c_int64), ("flags", c_uint32), ("reserved", c_uint32)]
+                ("timeout_ns", c_int64), ("flags", c_uint32), ("reserved", c_uint32),
+                ("ca_file", c_char_p), ("certificate_file", c_char_p), ("key_file", c_char_p),
+                ("server_name", c_char_p)]
 
 
 class PublisherOptions(ctypes.Structure):
