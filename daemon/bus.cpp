@@ -4,6 +4,8 @@
 
 #include "log.hpp"
 
+#include "sys/clock.hpp"
+
 #include <sys/random.h>
 #include <sys/resource.h>
 
@@ -117,6 +119,11 @@ void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
     sessions_.emplace(&session, std::move(made));
     // Counted from the first moment: who connects and says nothing costs as much as a client.
     auto charge = quota_.charge(session.uid(), kConnectionCost, "connection");
+    if (auto counted = connect_rate_.count(session.uid(), config_.limits.uid_connects_per_second,
+                                           sys::monotonic_ns());
+        !counted.ok()) {
+        charge = counted.error();
+    }
     if (!charge.ok()) {
         session.start(Charge{});
         session.fail(0, charge.error());

@@ -21,6 +21,7 @@
 
 #include "attachment_table.hpp"
 #include "client.hpp"
+#include "connect_rate.hpp"
 #include "fair_queue.hpp"
 #include "lingering.hpp"
 #include "protocol/wire_look.hpp"
@@ -225,6 +226,7 @@ private:
     EventLoop& loop_;
     Config config_;
     Quota quota_;         ///< outlives everything below, which is charged to it
+    ConnectRate connect_rate_{key::kUidConnects};
     FdBudget fd_budget_;  ///< the same
     RingPool pool_;
     std::optional<ClientMemory> spare_pages_;  ///< for the next client

@@ -49,6 +49,8 @@ struct TcpConfig {
     /// In clear text over a network: has to be said in so many words.
     bool insecure = false;
     std::uint64_t clients = 1024;
+    /// Of one host: more are refused.
+    std::uint64_t connects_per_second = 500;
     /// Of memory, for all of them. The bus itself needs 45,056 at most of the 65,530 that a process
     /// may have (vm.max_map_count).
     std::uint64_t mappings = 16384;
@@ -107,6 +109,7 @@ struct CountedLimits {
 struct LimitsConfig {
     CountedLimits total;
     CountedLimits per_uid;
+    std::uint64_t uid_connects_per_second = 5000;
     std::uint64_t attachments_per_client = 32768;
     std::uint64_t waiters_per_client = 4096;
     /// Replies that a client asked for and has not read; more and it is disconnected.
@@ -147,8 +150,10 @@ inline constexpr std::string_view kAttachmentsPerClient = "limits.attachments_pe
 inline constexpr std::string_view kWaitersPerClient = "limits.waiters_per_client";
 inline constexpr std::string_view kUnreadReplyBytes = "limits.unread_reply_bytes";
 inline constexpr std::string_view kTcpClients = "tcp.clients";
+inline constexpr std::string_view kTcpConnects = "tcp.connects_per_second";
 inline constexpr std::string_view kTcpMappings = "tcp.mappings";
 inline constexpr std::string_view kUidClients = "limits.per_uid.clients";
+inline constexpr std::string_view kUidConnects = "limits.per_uid.connects_per_second";
 inline constexpr std::string_view kUidPublications = "limits.per_uid.publications";
 inline constexpr std::string_view kUidSubscriptions = "limits.per_uid.subscriptions";
 inline constexpr std::string_view kUidDescriptors = "limits.per_uid.descriptors";

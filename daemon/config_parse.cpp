@@ -512,12 +512,15 @@ void Parser::per_uid() {
         const auto at = std::find_if(given_.begin(), given_.end(),
                                      [&](const auto& given) { return given.first == key.name; });
         if (at == given_.end()) {
-            key.member(config_) = key.member(shares);
+            key.member(config_) = key.member(shares);  // what is no share stays as it is
             continue;
         }
         const std::string total_name = "limits." + std::string(key.name.substr(prefix.size()));
         const auto total = std::find_if(number_keys().begin(), number_keys().end(),
                                         [&](const NumberKey& k) { return k.name == total_name; });
+        if (total == number_keys().end()) {
+            continue;  // not a share of anything
+        }
         const std::uint64_t mine = key.member(config_);
         const std::uint64_t all = total->member(config_);
         if (mine > all) {

@@ -169,9 +169,9 @@ void RemoteSession::welcomed(const FrameHeader& header, protocol::Welcome frame)
 
 void RemoteSession::advertised(const FrameHeader& header, const protocol::Advertised& frame) {
     const sys::UniqueFd fd = take_fd();
-    const uid_t uid = RemoteHub::uid_of(identity_);
-    auto share = hub_.memory().take(uid, kIncomingMappings, "remote publication");
-    auto charge = hub_.bus().charge(uid, kIncomingCost, "window of a remote publication");
+    const uid_t own = uid();
+    auto share = hub_.memory().take(own, kIncomingMappings, "remote publication");
+    auto charge = hub_.bus().charge(own, kIncomingCost, "window of a remote publication");
     auto memory = share.ok() ? sys::map_ring(fd.get(), protocol::kRingDataOffset, frame.ring_bytes,
                                              sys::Access::read_write)
                              : sys::Result<sys::RingMapping>(share.error());
@@ -203,7 +203,7 @@ void RemoteSession::peer(const protocol::Peer& frame) {
         (frame.pages & protocol::kPeerCursor) != 0 ? take_fd() : sys::UniqueFd();
     sys::UniqueFd doorbell =
         (frame.pages & protocol::kPeerDoorbell) != 0 ? take_fd() : sys::UniqueFd();
-    auto mapped = hub_.memory().peer(RemoteHub::uid_of(identity_), frame.client, frame.geometry,
+    auto mapped = hub_.memory().peer(uid(), frame.client, frame.geometry,
                                      cursor.get(), std::move(doorbell));
     if (mapped.ok()) {
         peers_.insert_or_assign(frame.client, std::move(mapped).value());
@@ -238,7 +238,7 @@ sys::Result<void> RemoteSession::attach(const protocol::Attached& frame, int rin
         return sys::fail(ENOMEM, "its publisher's pages could not be mapped");
     }
     RemoteMemory::Peer& peer = *found->second;
-    auto memory = IPCBUS_TRY(hub_.memory().ring(RemoteHub::uid_of(identity_), frame.publication,
+    auto memory = IPCBUS_TRY(hub_.memory().ring(uid(), frame.publication,
                                                 ring, frame.ring_bytes));
     auto words = std::make_unique<protocol::WriterWords>(
         protocol::WriterWords{peer.publication(frame.index), &peer.doorbell[frame.waiter].bell});

@@ -134,15 +134,22 @@ std::vector<std::string> RemoteHub::addresses() const {
 }
 
 void RemoteHub::accepted(sys::UniqueFd fd, bool tls) {
+    const std::string host = sys::tcp_peer_host(fd.get());
+    // Before the handshake of TLS, which costs more than anything else that strangers can ask for.
+    const uid_t uid = uid_of("host:" + host);
+    if (auto counted = connect_rate_.count(uid, config_.connects_per_second, sys::monotonic_ns());
+        !counted.ok()) {
+        refuse(std::move(fd), tls, counted.error());
+        return;
+    }
     // Over TLS that can be said once it is spoken: at HELLO.
     if (auto room = room_for_one(); !room.ok() && !tls) {
         refuse(std::move(fd), tls, room.error());
         return;
     }
-    const std::string host = sys::tcp_peer_host(fd.get());
     Amounts cost = kStrangerCost;
     cost.ring_bytes += tls ? sys::TlsStream::kMemoryBytes : 0;
-    auto charge = bus_.charge(uid_of(host), cost, "remote connection");
+    auto charge = bus_.charge(uid, cost, "remote connection");
     if (!charge.ok()) {
         refuse(std::move(fd), tls, charge.error());
         return;

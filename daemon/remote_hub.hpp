@@ -14,6 +14,7 @@
 #pragma once
 
 #include "bus.hpp"
+#include "connect_rate.hpp"
 #include "remote_memory.hpp"
 #include "remote_session.hpp"
 
@@ -76,6 +77,7 @@ private:
     RemoteMemory memory_;  ///< outlives the sessions
     OperationScope scope_;
     Timer watch_;
+    ConnectRate connect_rate_{key::kTcpConnects};  ///< by the uids that stand for hosts
     std::vector<std::unique_ptr<Socket>> sockets_;
     std::unordered_map<RemoteSession*, std::unique_ptr<RemoteSession>> sessions_;
     std::list<RemoteSession*> strangers_;  ///< not greeted yet; the oldest first

@@ -51,6 +51,12 @@ std::string RemoteSession::describe() const {
                                     : fmt::format("remote {}", name_);
 }
 
+/// The kind belongs to it: a token that is named like a certificate's subject is not that client.
+uid_t RemoteSession::uid() const {
+    const char* const kind = certified_ ? "subject:" : logged_in_ ? "token:" : "host:";
+    return RemoteHub::uid_of(kind + identity_);
+}
+
 void RemoteSession::start(std::string identity, Charge charge) {
     identity_ = std::move(identity);
     charge_ = std::move(charge);
@@ -274,15 +280,14 @@ sys::Result<void> RemoteSession::join_bus() {
     Amounts cost = kRemoteCost;
     cost.ring_bytes += tls_ ? sys::TlsStream::kMemoryBytes : 0;
     // That of one that says nothing goes: the bus charges it as a client from here on.
-    charge_ =
-        IPCBUS_TRY(hub_.bus().charge(RemoteHub::uid_of(identity_), cost, "remote connection"));
+    charge_ = IPCBUS_TRY(hub_.bus().charge(uid(), cost, "remote connection"));
     int pair[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
         return sys::fail_errno("socketpair");
     }
     bus_.reset(pair[0]);
     PeerIdentity identity;
-    identity.uid = RemoteHub::uid_of(identity_);
+    identity.uid = uid();
     identity.gid = identity.uid;
     identity.remote = true;
     hub_.bus().connect(sys::UniqueFd(pair[1]), std::move(identity));
@@ -300,9 +305,8 @@ void RemoteSession::told_bus(int error) {
 sys::Result<void> RemoteSession::map_pages(const protocol::Geometry& geometry, int cursor,
                                            int doorbell, int mailbox) {
     const bool watched = !loop_.can_wait_for_futex();
-    share_ = IPCBUS_TRY(hub_.memory().take(RemoteHub::uid_of(identity_),
-                                           kOwnMappings + (watched ? kAlarmMappings : 0),
-                                           "remote client"));
+    share_ = IPCBUS_TRY(
+        hub_.memory().take(uid(), kOwnMappings + (watched ? kAlarmMappings : 0), "remote client"));
     pages_ = IPCBUS_TRY(client::ClientPages::map(geometry, cursor, doorbell, mailbox));
     return watch_bell();
 }

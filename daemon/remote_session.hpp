@@ -69,6 +69,8 @@ public:
     [[nodiscard]] std::string describe() const;
     /// Whose limits it is charged to: its token's name, or its host.
     [[nodiscard]] const std::string& identity() const { return identity_; }
+    /// What stands for it on the bus.
+    [[nodiscard]] uid_t uid() const;
 
 private:
     /// Of frames for the other side, how much waits before no more is read from this one.

@@ -138,7 +138,8 @@ void BridgeWorker::run() {
         }
     }
     if (!lost_) {
-        if (tls_) {
+        // Behind frames that are cut off, a close would be a lie; nothing can be sealed after it.
+        if (tls_ && all_sent()) {
             tls_->close();
             write_daemon();
         }
@@ -147,7 +148,7 @@ void BridgeWorker::run() {
 }
 
 bool BridgeWorker::all_sent() const {
-    return daemon_out_.empty() && wire_.empty() && (!tls_ || !tls_->due());
+    return lost_ || (daemon_out_.empty() && wire_.empty() && (!tls_ || !tls_->due()));
 }
 
 bool BridgeWorker::through() const {
@@ -229,6 +230,11 @@ void BridgeWorker::hear_sealed(std::span<const std::byte> bytes) {
     const Result<void> fed = tls_->feed(bytes, plain);
     hear_daemon(plain);
     if (!fed.ok()) {
+        // The alert, for as far as the socket has room: it says why to the daemon.
+        const std::vector<std::byte> alert = tls_->seal({});
+        if (wire_.empty()) {
+            (void)!::send(tcp_, alert.data(), alert.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        }
         daemon_lost(fed.error().code, fed.error().what);
     } else if (tls_->ended()) {
         daemon_lost(0, "the daemon closed the connection");

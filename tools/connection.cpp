@@ -144,10 +144,9 @@ bool announce_ready(std::string_view tool, int ready_fd) {
 }
 
 std::string_view common_help() {
-    return "      --address ADDRESS  unix:PATH, tcp: or tls:HOST:PORT ($IPCBUS_ADDRESS, default)\n"
-           "      --token-file, --ca-file, --certificate-file, --key-file FILE, --server-name N\n"
-           "                         over tcp: and tls: ($IPCBUS_TOKEN_FILE...)  -i, --name NAME\n"
-           "      --connect-timeout D  keep trying for D   --no-reconnect  exit 3 if lost\n"
+    return "  --address ADDRESS  unix:PATH, tcp:HOST:PORT or tls:HOST:PORT; $IPCBUS_ADDRESS\n"
+           "  --token-file, --ca-file, --certificate-file, --key-file FILE, --server-name N\n"
+           "  --connect-timeout D  keep trying  --no-reconnect  3 if lost  -i, --name NAME\n"
            "  -q  no warnings   -d  tell what happens   -h  this help   -V  versions\n";
 }
 

@@ -8,7 +8,6 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <openssl/sha.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
@@ -46,9 +45,11 @@ BioPtr reading(const std::string& text) {
 
 Error out_of_memory() { return fail(ENOMEM, "TLS: out of memory"); }
 
-std::string fingerprint(const std::string& text) {
-    std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
-    (void)SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data());
+/// The first bytes of what `openssl x509 -fingerprint -sha256` shows.
+std::string fingerprint(const X509* certificate) {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+    unsigned bytes = 0;
+    (void)X509_digest(certificate, EVP_sha256(), digest.data(), &bytes);
     std::string hex;
     for (std::size_t i = 0; i < 8; i++) {
         char two[3];
@@ -107,7 +108,7 @@ void TlsContext::Free::operator()(ssl_ctx_st* context) const { SSL_CTX_free(cont
 
 Result<std::shared_ptr<TlsContext>> TlsContext::make(bool server) {
     // A thread of the library may still be at work when the program ends: nothing is taken apart
-    // under it.
+    // under it, unless the program has initialized OpenSSL itself, before us and otherwise.
     if (OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) != 1) {
         return fail(EINVAL, "TLS: OpenSSL cannot be initialized: look at its openssl.cnf");
     }
@@ -156,7 +157,7 @@ Result<void> TlsContext::show(const TlsFile& certificate, TlsFile key) {
     }
     expires_s_ = tls_time_s(X509_get0_notAfter(own));
     certificate_ = tls_subject(own) + " (until " + tls_date(X509_get0_notAfter(own)) +
-                   ", SHA-256 " + fingerprint(certificate.text) + ")";
+                   ", SHA-256 " + fingerprint(own) + ")";
     return {};
 }
 
@@ -170,7 +171,7 @@ Result<void> TlsContext::believe(const TlsFile& ca) {
         }
     }
     authorities_ = std::to_string(all.size()) + (all.size() == 1 ? " authority" : " authorities") +
-                   " (SHA-256 " + fingerprint(ca.text) + ")";
+                   " (the first: SHA-256 " + fingerprint(all.front().get());
     return {};
 }
 

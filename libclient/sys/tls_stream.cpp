@@ -148,6 +148,9 @@ Result<std::unique_ptr<TlsStream>> TlsStream::connect(std::shared_ptr<const TlsC
     if (server.empty() || server.find('\0') != std::string::npos) {
         return fail(EINVAL, "TLS: without the name of the server its certificate says nothing");
     }
+    if (server.front() == '.') {  // which OpenSSL takes for every name below it
+        return fail(EINVAL, "TLS: not the name of a server: \"" + server + "\"");
+    }
     std::unique_ptr<TlsStream> made(new TlsStream(std::move(context), server));
     IPCBUS_TRY(made->begin());
     SSL* const ssl = made->ssl_.get();

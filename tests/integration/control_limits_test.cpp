@@ -113,6 +113,17 @@ TEST_CASE("requests that cannot be granted say why, and which key to raise") {
     client.expect_nothing();
 }
 
+TEST_CASE("a user who connects too often is refused, with the key to raise; who is there stays") {
+    DaemonFixture daemon("[limits.per_uid]\nconnects_per_second = 3\n");
+    RawClient first = RawClient::on_bus(daemon.socket_path(), "first");
+    for (int i = 0; i < 2; i++) {
+        (void)RawClient::on_bus(daemon.socket_path(), "another");
+    }
+    RawClient refused(daemon.socket_path());
+    refused.expect_error(EDQUOT, {"raise limits.per_uid.connects_per_second"});
+    (void)first.advertise("still/here");
+}
+
 TEST_CASE("a client that asks and does not read is cut off, and nobody else notices") {
     DaemonFixture daemon("[limits]\nunread_reply_bytes = \"64KiB\"\n");
     RawClient innocent = RawClient::on_bus(daemon.socket_path());

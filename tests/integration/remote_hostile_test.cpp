@@ -253,6 +253,26 @@ TEST_CASE("their host is charged from the first moment") {
     }
 }
 
+TEST_CASE("a host that connects too often is refused, with the key to raise; others are not") {
+    const DaemonFixture daemon("[tcp]\nconnects_per_second = 3\n");
+    std::vector<sys::UniqueFd> let_in;
+    for (int i = 0; i < 3; i++) {
+        let_in.push_back(connect_raw(daemon.tcp_address()));
+    }
+    const sys::UniqueFd one_more = connect_raw(daemon.tcp_address());
+    CHECK(RemoteClient::heard(one_more).find("raise tcp.connects_per_second") != std::string::npos);
+    const sys::UniqueFd other = connect_raw(daemon.tcp_address(), 0, "127.0.0.2");
+    for (const sys::UniqueFd* greeted : {&let_in.back(), &other}) {
+        std::vector<std::byte> hello;
+        protocol::encode(hello, protocol::Hello{}, 1);
+        RemoteClient::say(*greeted, {reinterpret_cast<const char*>(hello.data()), hello.size()});
+        char header[protocol::kFrameHeaderBytes];
+        REQUIRE(::recv(greeted->get(), header, sizeof header, MSG_WAITALL) == sizeof header);
+        CHECK(header[4] == static_cast<char>(protocol::FrameType::welcome));
+    }
+    CHECK(connect(local_address(daemon)) != nullptr);
+}
+
 TEST_CASE("a client that does not read lives, however long its host says that it has no room") {
     const DaemonFixture daemon("[tcp]\ndead_peer_timeout = \"1s\"\n");
     RemoteClient reader(daemon.tcp_address(), 4096);
