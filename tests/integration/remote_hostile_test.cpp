@@ -262,7 +262,8 @@ TEST_CASE("a host that connects too often is refused, with the key to raise; oth
     const sys::UniqueFd one_more = connect_raw(daemon.tcp_address());
     CHECK(RemoteClient::heard(one_more).find("raise tcp.connects_per_second") != std::string::npos);
     const sys::UniqueFd other = connect_raw(daemon.tcp_address(), 0, "127.0.0.2");
-    for (const sys::UniqueFd* greeted : {&let_in.back(), &other}) {
+    for (const sys::UniqueFd* greeted :
+         {static_cast<const sys::UniqueFd*>(&let_in.back()), &other}) {
         std::vector<std::byte> hello;
         protocol::encode(hello, protocol::Hello{}, 1);
         RemoteClient::say(*greeted, {reinterpret_cast<const char*>(hello.data()), hello.size()});
