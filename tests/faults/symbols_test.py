@@ -11,11 +11,11 @@ import sys
 # No system calls, or none whose failure the caller can be told of.
 EXEMPT = {
     "memory and strings": "freeaddrinfo memchr memcmp memcpy memmove memset strcmp strlen strnlen bcmp",
-    "text": "fprintf fputs gai_strerror inet_pton printf putc puts putchar fputc fwrite strerror "
-            "strsignal stderr stdout",
+    "text": "fprintf fputs gai_strerror inet_ntop inet_pton printf putc puts putchar fputc fwrite "
+            "snprintf strerror strftime strsignal stderr stdout",
     "arguments and environment": "getenv getopt_long optarg opterr optind optopt secure_getenv",
     "never fail": "__errno_location clock_gettime geteuid getpid io_uring_free_probe "
-                  "io_uring_queue_exit sigaddset sigemptyset sigfillset sysconf umask",
+                  "io_uring_queue_exit sigaddset sigemptyset sigfillset sysconf time timegm umask",
     # Of one's own: a plain mutex, a thread that has been made, a size above the least.
     "never fail with these arguments":
         "pthread_attr_destroy pthread_attr_init pthread_attr_setstacksize pthread_join "
@@ -28,19 +28,21 @@ EXEMPT = {
         "__popcountdi2 __stack_chk_fail __tls_get_addr _ITM_deregisterTMCloneTable "
         "_ITM_registerTMCloneTable _Unwind_Resume environ pthread_atfork __register_atfork",
 }
-# C++ (of libraries, which make no system calls but for memory), and what sanitizers add.
-NOT_C = re.compile(r"_Z|__(asan|ubsan|tsan|lsan|msan|sanitizer|cxa|gxx|dynamic_cast)")
+# C++ (of libraries, which make no system calls but for memory), OpenSSL, which is used between memory
+# and memory, and what sanitizers add.
+NOT_C = re.compile(r"_Z|.*@OPENSSL_|__(asan|ubsan|tsan|lsan|msan|sanitizer|cxa|gxx|dynamic_cast)")
 
 
 def symbols(*arguments):
     lines = subprocess.run(["nm", "-D", *arguments], check=True, capture_output=True,
                            text=True).stdout.splitlines()
-    return {line.split()[-1].split("@")[0] for line in lines}
+    names = (line.split()[-1] for line in lines)
+    return {name.split("@")[0] for name in names if not NOT_C.match(name)}
 
 
 def main():
     daemon, preload = sys.argv[1:]
-    called = {name for name in symbols("--undefined-only", daemon) if not NOT_C.match(name)}
+    called = symbols("--undefined-only", daemon)
     failable = symbols("--defined-only", preload)
     exempt = {name for names in EXEMPT.values() for name in names.split()}
     missing = sorted(called - failable - exempt)
