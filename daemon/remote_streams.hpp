@@ -18,6 +18,7 @@ struct RemoteSession::Incoming {
     protocol::RingPublisher ring;
     protocol::StreamReceiver receiver;
     std::vector<RemoteMemory::SharedPeer> peers;
+    protocol::u64 digested = 0;  ///< of the receiver, as it was looked at last
     protocol::u64 leaving = 0;  ///< the request of an UNADVERTISE that waits for the rest
     Charge charge;              ///< of the window
 };

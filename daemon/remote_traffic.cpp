@@ -5,7 +5,15 @@
 // here. See remote_session.hpp; waiter.hpp has the tags.
 //
 // The bell is read, [S1], and waited for before anything is looked at in a turn: so whoever rings
-// after a look brings another turn. When nothing is left to do, everything is parked (lie_down).
+// after a look brings another turn. Each wait for it begins with a look at all that waits for room,
+// also at what has asked meanwhile: whoever rang in between was not heard. No turn ends without a
+// wait for the bell but for a nap, whose end brings the next one: work that ends the count of what
+// was in vain brings another turn. When nothing is left to do, everything is parked (lie_down).
+//
+// WHAT WOULD BREAK IT: the count ended in a turn that did not listen, and no further turn
+//     R  16th ring in vain: a turn that does not listen; all that waited finds room: count = 0
+//     R  no nap, for the count is 0; more messages come, no room: asks, and waits
+//     W  (a reader) makes room, rings: nobody hears it, until some timer is over
 #include "log.hpp"
 #include "remote_hub.hpp"
 #include "remote_streams.hpp"
@@ -35,9 +43,7 @@ constexpr unsigned kNapDoublingsMax = 4;
 constexpr std::int64_t kAlarmNs = 3'600'000'000'000;
 /// A sixteenth of the stall timeout is what a writer counts in.
 constexpr std::int64_t kStallSlices = 16;
-/// And no longer than this is waited for room without a look: a ring may be lost.
 constexpr std::int64_t kWaitingMinNs = 1'000'000;
-constexpr std::int64_t kWaitingMaxNs = 1'000'000'000;
 
 }  // namespace
 
@@ -128,6 +134,7 @@ void RemoteSession::listen() {
         return;
     }
     auto& bell = pages_.waiter(0).bell;
+    digest_due_ = true;  // who has asked since the last ring has been rung, perhaps
     if (alarm_) {
         alarm_->call_off();  // it has signalled: so at once
     }
@@ -176,7 +183,7 @@ void RemoteSession::set_timer() {
         wake_in(kNapNs << std::min(naps_, kNapDoublingsMax));
     }
     if (!waiting_.empty()) {
-        wake_in(std::clamp(stall_ns_ / kStallSlices, kWaitingMinNs, kWaitingMaxNs));
+        wake_in(std::max(stall_ns_ / kStallSlices, kWaitingMinNs));
     }
     if (lying_ && polled_) {
         wake_in(protocol::Waiter::kPolledSliceNs);
@@ -197,6 +204,10 @@ void RemoteSession::settle(Incoming& incoming, StreamReceiver::State state) {
         set_timer();
     } else {
         waiting_.erase(incoming.id);
+    }
+    // Also in a ring that stays full: each of its readers' rings brings a part of what waits.
+    const u64 digested = incoming.receiver.digested();
+    if (std::exchange(incoming.digested, digested) != digested) {
         fruitful();
     }
     if (state == StreamReceiver::State::broken) {
@@ -406,10 +417,12 @@ void RemoteSession::seal(std::vector<std::byte>& chunk) {
     }
 }
 
-/// There has been work: who rings has a reason.
+/// There has been work: who rings has a reason. Whoever did not listen does, from the next turn on.
 void RemoteSession::fruitful() {
-    fruitless_ = 0;
     naps_ = 0;
+    if (std::exchange(fruitless_, 0) >= kFruitlessMax) {
+        later();
+    }
 }
 
 /// A look that brought nothing, and yet one may not lie down. True: so often that it is malice, of

@@ -108,6 +108,8 @@ public:
     [[nodiscard]] const char* why() const { return why_; }
     [[nodiscard]] bool closed() const { return closed_; }
     [[nodiscard]] bool waiting() const { return !pending_.empty(); }
+    /// Bytes that found their place so far, or were given up.
+    [[nodiscard]] u64 digested() const { return digested_; }
 
     /// Whether more may be sent than its sender knows. Then: how much in all.
     [[nodiscard]] bool grants() const { return allowed() - granted_ >= kStreamWindowBytes / 4; }
