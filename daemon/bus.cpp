@@ -118,12 +118,10 @@ void Bus::connect(sys::UniqueFd socket, PeerIdentity peer) {
     Session& session = *made;
     sessions_.emplace(&session, std::move(made));
     // Counted from the first moment: who connects and says nothing costs as much as a client.
-    auto charge = quota_.charge(session.uid(), kConnectionCost, "connection");
-    if (auto counted = connect_rate_.count(session.uid(), config_.limits.uid_connects_per_second,
-                                           sys::monotonic_ns());
-        !counted.ok()) {
-        charge = counted.error();
-    }
+    const auto counted = connect_rate_.count(session.uid(), config_.limits.uid_connects_per_second,
+                                             sys::monotonic_ns());
+    auto charge = counted.ok() ? quota_.charge(session.uid(), kConnectionCost, "connection")
+                               : sys::Result<Charge>(counted.error());
     if (!charge.ok()) {
         session.start(Charge{});
         session.fail(0, charge.error());

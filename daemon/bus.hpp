@@ -226,8 +226,8 @@ private:
     EventLoop& loop_;
     Config config_;
     Quota quota_;         ///< outlives everything below, which is charged to it
-    ConnectRate connect_rate_{key::kUidConnects};
     FdBudget fd_budget_;  ///< the same
+    ConnectRate connect_rate_{key::kUidConnects};
     RingPool pool_;
     std::optional<ClientMemory> spare_pages_;  ///< for the next client
     Charge spare_charge_;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// ConnectRate: how many connections a second each uid may make, counted when one is accepted,
-// before anything is spent on it. A token bucket for each uid that has connected within the last
-// second: it holds one second's worth, so that so many may come at once. Owned by the bus (local
-// users) and by the remote hub (hosts, each by the uid that stands for it); the daemon's one
-// thread.
+// ConnectRate: how many connections a second each uid may make, counted when one is accepted. A
+// token bucket for each uid that has connected within the last second or two: it holds one second's
+// worth, so that so many may come at once. One is owned by the bus (local users, and identities of
+// remote clients), one by the remote hub (hosts, by the uids that stand for them: before the
+// handshake of TLS); the daemon's one thread.
 #pragma once
 
 #include "sys/result.hpp"

@@ -203,8 +203,8 @@ void RemoteSession::peer(const protocol::Peer& frame) {
         (frame.pages & protocol::kPeerCursor) != 0 ? take_fd() : sys::UniqueFd();
     sys::UniqueFd doorbell =
         (frame.pages & protocol::kPeerDoorbell) != 0 ? take_fd() : sys::UniqueFd();
-    auto mapped = hub_.memory().peer(uid(), frame.client, frame.geometry,
-                                     cursor.get(), std::move(doorbell));
+    auto mapped =
+        hub_.memory().peer(uid(), frame.client, frame.geometry, cursor.get(), std::move(doorbell));
     if (mapped.ok()) {
         peers_.insert_or_assign(frame.client, std::move(mapped).value());
     } else {
@@ -238,8 +238,7 @@ sys::Result<void> RemoteSession::attach(const protocol::Attached& frame, int rin
         return sys::fail(ENOMEM, "its publisher's pages could not be mapped");
     }
     RemoteMemory::Peer& peer = *found->second;
-    auto memory = IPCBUS_TRY(hub_.memory().ring(uid(), frame.publication,
-                                                ring, frame.ring_bytes));
+    auto memory = IPCBUS_TRY(hub_.memory().ring(uid(), frame.publication, ring, frame.ring_bytes));
     auto words = std::make_unique<protocol::WriterWords>(
         protocol::WriterWords{peer.publication(frame.index), &peer.doorbell[frame.waiter].bell});
     auto made = std::make_unique<Outgoing>(frame, std::move(memory), found->second,

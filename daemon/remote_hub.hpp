@@ -7,7 +7,7 @@
 // more comes the oldest goes of the host that has the most; they take no place of tcp.clients.
 //
 // A remote client's identity is the subject of its certificate (TLS), or else the name of its
-// token, or else the address of its host. From it
+// token, or else the address of its host. From what it is and which of these, RemoteSession::uid(),
 // follows a uid, from kRemoteUidFirst on, where no user of this host is: that is whose limits it is
 // charged to, whose reliable claim is suspended when it stalls, and what its readers are told. The
 // same identity has the same uid for ever, so a publication that comes back is known again.

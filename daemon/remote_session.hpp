@@ -67,9 +67,9 @@ public:
     /// "remote 192.0.2.7:4711"; with the subject of its certificate or its token's name, once that
     /// is known.
     [[nodiscard]] std::string describe() const;
-    /// Whose limits it is charged to: its token's name, or its host.
+    /// The subject of its certificate, its token's name, or its host.
     [[nodiscard]] const std::string& identity() const { return identity_; }
-    /// What stands for it on the bus.
+    /// What stands for it on the bus: whose limits it is charged to.
     [[nodiscard]] uid_t uid() const;
 
 private:

@@ -2,8 +2,6 @@
 // Certificate, key and authorities of the configuration. See tls_files.hpp.
 #include "tls_files.hpp"
 
-#include "sys/small_file.hpp"
-
 #include <array>
 
 namespace ipcbus::daemon {
@@ -17,17 +15,6 @@ using sys::TlsFile;
 constexpr std::array kModes = {ClientCertificates::none, ClientCertificates::optional,
                                ClientCertificates::required};
 
-/// An empty path: no file, whose name is empty.
-sys::Result<TlsFile> read(const char* key, const std::string& path, Secrecy secrecy) {
-    TlsFile file;
-    if (!path.empty()) {
-        file.name = std::string(key) + ": " + path;
-        file.text =
-            IPCBUS_TRY(sys::read_small_file(path, file.name, sys::kTlsFileBytesMax, secrecy));
-    }
-    return file;
-}
-
 }  // namespace
 
 sys::Result<std::shared_ptr<const sys::TlsContext>> load_tls(const TcpConfig& config) {
@@ -38,24 +25,28 @@ sys::Result<std::shared_ptr<const sys::TlsContext>> load_tls(const TcpConfig& co
                    : sys::fail(EINVAL, "tcp.key: its certificate is missing: tcp.certificate");
     }
     if (config.certificate.empty() && asked) {
-        return sys::fail(EINVAL, "tcp.client_certificates: clients show theirs over TLS, for which "
-                                 "tcp.certificate and tcp.key are missing");
+        return sys::fail(EINVAL,
+                         "tcp.client_certificates: clients show theirs over TLS, for which "
+                         "tcp.certificate and tcp.key are missing");
     }
     if (asked && config.client_ca.empty()) {
-        return sys::fail(EINVAL, "tcp.client_certificates: the authorities that they are from are "
-                                 "missing: tcp.client_ca");
+        return sys::fail(EINVAL,
+                         "tcp.client_certificates: the authorities that they are from are "
+                         "missing: tcp.client_ca");
     }
     if (!asked && !config.client_ca.empty()) {
-        return sys::fail(EINVAL, "tcp.client_ca: nobody is asked for a certificate: say "
-                                 "client_certificates = \"required\" or \"optional\"");
+        return sys::fail(EINVAL,
+                         "tcp.client_ca: nobody is asked for a certificate: say "
+                         "client_certificates = \"required\" or \"optional\"");
     }
     if (config.certificate.empty()) {
         return std::shared_ptr<const sys::TlsContext>();
     }
     const TlsFile certificate =
-        IPCBUS_TRY(read("tcp.certificate", config.certificate, Secrecy::open));
-    TlsFile key = IPCBUS_TRY(read("tcp.key", config.key, Secrecy::secret));
-    const TlsFile client_ca = IPCBUS_TRY(read("tcp.client_ca", config.client_ca, Secrecy::open));
+        IPCBUS_TRY(sys::read_tls_file("tcp.certificate", config.certificate, Secrecy::open));
+    TlsFile key = IPCBUS_TRY(sys::read_tls_file("tcp.key", config.key, Secrecy::secret));
+    const TlsFile client_ca =
+        IPCBUS_TRY(sys::read_tls_file("tcp.client_ca", config.client_ca, Secrecy::open));
     return sys::TlsContext::server(certificate, std::move(key), client_ca,
                                    config.client_certificates);
 }

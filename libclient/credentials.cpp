@@ -2,8 +2,6 @@
 // Reading what a client shows and believes. See credentials.hpp.
 #include "credentials.hpp"
 
-#include "sys/small_file.hpp"
-
 #include <cstdlib>
 
 namespace ipcbus::client {
@@ -15,16 +13,6 @@ void fill(std::string& option, const char* variable) {
     if (value != nullptr) {
         option = value;
     }
-}
-
-sys::Result<sys::TlsFile> read(const char* what, const std::string& path, sys::Secrecy secrecy) {
-    sys::TlsFile file;
-    if (!path.empty()) {
-        file.name = std::string(what) + ": " + path;
-        file.text =
-            IPCBUS_TRY(sys::read_small_file(path, file.name, sys::kTlsFileBytesMax, secrecy));
-    }
-    return file;
 }
 
 }  // namespace
@@ -47,10 +35,12 @@ sys::Result<std::shared_ptr<const sys::TlsContext>> load_credentials(const TlsOp
                                      : "a key needs its certificate: --certificate-file, "
                                        "IPCBUS_CERTIFICATE_FILE");
     }
-    const sys::TlsFile ca = IPCBUS_TRY(read("CA file", options.ca_file, sys::Secrecy::open));
-    const sys::TlsFile certificate =
-        IPCBUS_TRY(read("certificate file", options.certificate_file, sys::Secrecy::open));
-    sys::TlsFile key = IPCBUS_TRY(read("key file", options.key_file, sys::Secrecy::secret));
+    const sys::TlsFile ca =
+        IPCBUS_TRY(sys::read_tls_file("CA file", options.ca_file, sys::Secrecy::open));
+    const sys::TlsFile certificate = IPCBUS_TRY(
+        sys::read_tls_file("certificate file", options.certificate_file, sys::Secrecy::open));
+    sys::TlsFile key =
+        IPCBUS_TRY(sys::read_tls_file("key file", options.key_file, sys::Secrecy::secret));
     return sys::TlsContext::client(ca, certificate, std::move(key));
 }
 

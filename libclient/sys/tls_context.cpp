@@ -2,14 +2,12 @@
 // Certificates, keys and authorities, from PEM to a context of OpenSSL. See tls_context.hpp.
 #include "sys/tls_context.hpp"
 
+#include "sys/openssl_ptr.hpp"
 #include "sys/tls_text.hpp"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 
 #include <array>
 #include <cstdio>
@@ -18,17 +16,6 @@
 namespace ipcbus::sys {
 
 namespace {
-
-template <auto kFree>
-struct FreeBy {
-    template <class T>
-    void operator()(T* object) const {
-        kFree(object);
-    }
-};
-using BioPtr = std::unique_ptr<BIO, FreeBy<BIO_free>>;
-using X509Ptr = std::unique_ptr<X509, FreeBy<X509_free>>;
-using KeyPtr = std::unique_ptr<EVP_PKEY, FreeBy<EVP_PKEY_free>>;
 
 /// Certificates of one side, all in all.
 constexpr long kChainBytesMax = 32 * 1024;
@@ -104,6 +91,15 @@ Result<KeyPtr> private_key(const TlsFile& file) {
 
 }  // namespace
 
+Result<TlsFile> read_tls_file(const std::string& what, const std::string& path, Secrecy secrecy) {
+    TlsFile file;
+    if (!path.empty()) {
+        file.name = what + ": " + path;
+        file.text = IPCBUS_TRY(read_small_file(path, file.name, kTlsFileBytesMax, secrecy));
+    }
+    return file;
+}
+
 void TlsContext::Free::operator()(ssl_ctx_st* context) const { SSL_CTX_free(context); }
 
 Result<std::shared_ptr<TlsContext>> TlsContext::make(bool server) {
@@ -134,9 +130,9 @@ Result<std::shared_ptr<TlsContext>> TlsContext::make(bool server) {
 
 /// The own certificate, what leads to its authority, and the key to it.
 Result<void> TlsContext::show(const TlsFile& certificate, TlsFile key) {
-    const std::vector<X509Ptr> chain = IPCBUS_TRY(certificates(certificate));
     auto loaded = private_key(key);
     OPENSSL_cleanse(key.text.data(), key.text.size());
+    const std::vector<X509Ptr> chain = IPCBUS_TRY(certificates(certificate));
     const KeyPtr secret = IPCBUS_TRY(std::move(loaded));
     X509* const own = chain.front().get();
     if (SSL_CTX_use_certificate(context_.get(), own) != 1) {
@@ -171,7 +167,7 @@ Result<void> TlsContext::believe(const TlsFile& ca) {
         }
     }
     authorities_ = std::to_string(all.size()) + (all.size() == 1 ? " authority" : " authorities") +
-                   " (the first: SHA-256 " + fingerprint(all.front().get());
+                   " (the first: SHA-256 " + fingerprint(all.front().get()) + ")";
     return {};
 }
 

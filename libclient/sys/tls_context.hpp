@@ -7,6 +7,7 @@
 #pragma once
 
 #include "sys/result.hpp"
+#include "sys/small_file.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -28,6 +29,10 @@ struct TlsFile {
 
 /// Of a PEM file, at most.
 inline constexpr std::size_t kTlsFileBytesMax = std::size_t{1} << 20;
+
+/// `what` it is read for. An empty path: no file, not given. Errors: as read_small_file() has them.
+[[nodiscard]] Result<TlsFile> read_tls_file(const std::string& what, const std::string& path,
+                                            Secrecy secrecy);
 
 class TlsContext {
 public:

@@ -2,13 +2,12 @@
 // One end of a TLS connection, over memory. See tls_stream.hpp.
 #include "sys/tls_stream.hpp"
 
+#include "sys/openssl_ptr.hpp"
 #include "sys/tls_text.hpp"
 
 #include <arpa/inet.h>
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
 #include <algorithm>
@@ -207,12 +206,12 @@ Result<void> TlsStream::check_first(std::span<const std::byte> bytes) {
                                               : byte <= kMinorVersionMax;
         if (!good) {
             plainly_ = true;
-            error_ = fail(EPROTO,
-                          context_->is_server()
-                              ? "this port speaks TLS, and what came is plain text: the address "
-                                "is tls:HOST:PORT"
-                              : "what answers there does not speak TLS: if it is an ipcbusd, "
-                                "this is its port for plain text, tcp:HOST:PORT");
+            error_ =
+                fail(EPROTO, context_->is_server()
+                                 ? "this port speaks TLS, and what came is plain text: the address "
+                                   "is tls:HOST:PORT"
+                                 : "what answers there does not speak TLS: if it is an ipcbusd, "
+                                   "this is its port for plain text, tcp:HOST:PORT");
             return *error_;
         }
         if (++first_bytes_ == 3) {
@@ -236,8 +235,7 @@ Result<void> TlsStream::shake() {
 
 /// Nothing is believed because a callback was not called.
 Result<void> TlsStream::know_peer() {
-    const std::unique_ptr<X509, decltype(&X509_free)> shown(SSL_get1_peer_certificate(ssl_.get()),
-                                                            X509_free);
+    const X509Ptr shown(SSL_get1_peer_certificate(ssl_.get()));
     if (!shown && context_->is_server()) {
         return {};
     }
@@ -249,11 +247,11 @@ Result<void> TlsStream::know_peer() {
     }
     peer_ = tls_subject(shown.get());
     if (context_->is_server() && (peer_.empty() || peer_.size() > kTlsSubjectBytesMax)) {
-        error_ = fail(EACCES, peer_.empty()
-                                        ? "the client's certificate has no subject: nobody could "
-                                          "tell whose it is"
-                                        : "the subject of the client's certificate has more than " +
-                                              std::to_string(kTlsSubjectBytesMax) + " bytes");
+        error_ =
+            fail(EACCES, peer_.empty() ? "the client's certificate has no subject: nobody could "
+                                         "tell whose it is"
+                                       : "the subject of the client's certificate has more than " +
+                                             std::to_string(kTlsSubjectBytesMax) + " bytes");
         return *error_;
     }
     return {};

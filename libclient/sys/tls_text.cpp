@@ -2,17 +2,16 @@
 // Words for what TLS does. See tls_text.hpp.
 #include "sys/tls_text.hpp"
 
+#include "sys/openssl_ptr.hpp"
+
 #include <arpa/inet.h>
 #include <openssl/asn1.h>
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <time.h>
 
 #include <algorithm>
-#include <memory>
 
 namespace ipcbus::sys {
 
@@ -59,7 +58,7 @@ std::string short_subject(const x509_st* certificate) {
 }  // namespace
 
 std::string tls_subject(const x509_st* certificate) {
-    const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_mem()), BIO_free);
+    const BioPtr bio(BIO_new(BIO_s_mem()));
     if (!bio ||
         X509_NAME_print_ex(bio.get(), X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) < 0) {
         ERR_clear_error();

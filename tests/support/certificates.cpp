@@ -2,28 +2,20 @@
 // Certificates made with OpenSSL. See certificates.hpp.
 #include "certificates.hpp"
 
+#include "sys/openssl_ptr.hpp"
+
 #include <doctest/doctest.h>
-#include <openssl/bio.h>
-#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
 namespace ipcbus::test {
 
 namespace {
 
-template <auto kFree>
-struct FreeBy {
-    template <class T>
-    void operator()(T* object) const {
-        kFree(object);
-    }
-};
-using BioPtr = std::unique_ptr<BIO, FreeBy<BIO_free>>;
-using X509Ptr = std::unique_ptr<X509, FreeBy<X509_free>>;
-using KeyPtr = std::unique_ptr<EVP_PKEY, FreeBy<EVP_PKEY_free>>;
+using sys::BioPtr;
+using sys::KeyPtr;
+using sys::X509Ptr;
 
 std::string text_of(BIO* bio) {
     char* bytes = nullptr;

@@ -48,7 +48,6 @@ DaemonFixture::DaemonFixture(const std::string& config, unsigned descriptors_max
     tls_ = address_after("listening on tls:");
 }
 
-
 DaemonFixture::~DaemonFixture() {
     if (process_.running()) {
         (void)::kill(process_.pid(), SIGTERM);

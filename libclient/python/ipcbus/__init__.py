@@ -996,8 +996,8 @@ class Bus(_Closing):
                  ca_file: Optional[str] = None, certificate_file: Optional[str] = None,
                  key_file: Optional[str] = None, server_name: Optional[str] = None) -> None:
         """`address`: "unix:/path", "tls:host:port" or "tcp:host:port"; None: $IPCBUS_ADDRESS, or
-        where the bus usually is. `name`: what the client calls itself in the daemon's log, at most 64 bytes; None: the
-        program's name.
+        where the bus usually is. `name`: what the client calls itself in the daemon's log, at most
+        64 bytes; None: the program's name.
         `timeout`: how many seconds to try, also when no daemon is there yet; 0: once; None: for
         ever. `reconnect`: whether a lost connection is made again; else calls raise Disconnected.
         For "tls:", `ca_file`, `certificate_file`, `key_file`: PEM files; `server_name`: what the
