@@ -129,6 +129,9 @@ void RemoteSession::bus_frame(const FrameHeader& header, std::span<const std::by
     case FrameType::stopping:
         stopping_ = true;
         return;
+    case FrameType::error:
+        asks_.erase(header.request);
+        [[fallthrough]];
     default:
         if ((header.request & kOwnRequestBit) == 0) {
             pass_on(header, fields);
@@ -169,6 +172,7 @@ void RemoteSession::welcomed(const FrameHeader& header, protocol::Welcome frame)
 
 void RemoteSession::advertised(const FrameHeader& header, const protocol::Advertised& frame) {
     const sys::UniqueFd fd = take_fd();
+    const bool asks = asks_.erase(header.request) != 0;
     const uid_t own = uid();
     auto share = hub_.memory().take(own, kIncomingMappings, "remote publication");
     auto charge = hub_.bus().charge(own, kIncomingCost, "window of a remote publication");
@@ -191,10 +195,16 @@ void RemoteSession::advertised(const FrameHeader& header, const protocol::Advert
     incoming.charge = std::move(charge).value();
     incoming.share = std::move(share).value();
     incoming.ring.readers().set_guard(hub_.memory().guard());
+    if (asks) {
+        incoming.ring.readers().set_addressed();
+    }
     incoming_.emplace(frame.publication, std::move(made));
     tell_bus(protocol::Mapped{frame.publication}, 0);
     say(frame, header.request);
     say(protocol::Credit{incoming.id, incoming.receiver.grant()});
+    if (asks && !incoming.ring.behind()) {
+        tell_responders(incoming, {});  // there are none
+    }
     tell_readers(incoming);
 }
 
@@ -316,6 +326,9 @@ void RemoteSession::members(const protocol::Members& frame) {
     incoming.ring.set_taken(frame.number);
     complaining_ = &incoming;
     (void)incoming.ring.finish();  // a round is due
+    if (readers.addressed()) {
+        tell_responders(incoming, frame);
+    }
     tell_readers(incoming);
     digest(incoming);
 }

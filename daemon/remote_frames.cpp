@@ -135,6 +135,12 @@ void RemoteSession::remote_frame(const FrameHeader& header, std::span<const std:
         }
         return;
     }
+    case FrameType::ask:
+    case FrameType::serve:
+    case FrameType::collect:
+    case FrameType::respond:
+        exchange(header, fields);
+        return;
     case FrameType::unsubscribe: {
         protocol::Unsubscribe frame;
         if (decoded(header, fields, frame)) {
@@ -155,11 +161,32 @@ void RemoteSession::remote_frame(const FrameHeader& header, std::span<const std:
     }
 }
 
+/// Requests and replies: publications and subscriptions as others.
+void RemoteSession::exchange(const FrameHeader& header, std::span<const std::byte> fields) {
+    protocol::Ask ask;
+    protocol::Serve serve;
+    protocol::Collect collect;
+    protocol::Respond respond;
+    if (header.type == FrameType::ask && decoded(header, fields, ask)) {
+        ask.publication.waiter = 0;
+        asks_.insert(header.request);
+        tell_bus(ask, header.request);
+    } else if (header.type == FrameType::serve && decoded(header, fields, serve)) {
+        tell_bus(serve, header.request);
+    } else if (header.type == FrameType::collect && decoded(header, fields, collect)) {
+        tell_bus(collect, header.request);
+    } else if (header.type == FrameType::respond && decoded(header, fields, respond)) {
+        respond.waiter = 0;
+        tell_bus(respond, header.request);
+    }
+}
+
 /// What is about memory has no business here; what newer clients ask for is refused by its name.
 void RemoteSession::other_frame(const FrameHeader& header) {
-    constexpr FrameType kNotHere[] = {FrameType::hello,    FrameType::resume,  FrameType::login,
-                                      FrameType::mapped,   FrameType::taken,   FrameType::received,
-                                      FrameType::complain, FrameType::readers, FrameType::replaces};
+    constexpr FrameType kNotHere[] = {
+        FrameType::hello,    FrameType::resume,   FrameType::login,      FrameType::mapped,
+        FrameType::taken,    FrameType::received, FrameType::complain,   FrameType::readers,
+        FrameType::replaces, FrameType::refused,  FrameType::responders, FrameType::overtaken};
     const bool from_daemon = header.type >= FrameType::welcome && header.type < FrameType::login;
     if (from_daemon || header.request == 0 ||
         std::find(std::begin(kNotHere), std::end(kNotHere), header.type) != std::end(kNotHere)) {

@@ -126,6 +126,7 @@ private:
     void remote_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void greeting(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void login(const protocol::FrameHeader& header, std::span<const std::byte> fields);
+    void exchange(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void other_frame(const protocol::FrameHeader& header);
     void unsubscribe(const protocol::FrameHeader& header, protocol::u64 subscription);
     void data(std::span<const std::byte> fields);
@@ -161,6 +162,7 @@ private:
     [[nodiscard]] bool in_vain();
     void unadvertise(Incoming& incoming);
     void tell_readers(const Incoming& incoming);
+    void tell_responders(const Incoming& incoming, const protocol::Members& members);
     void list(Outgoing& outgoing);
     void unlist(Outgoing& outgoing);
     bool fill(std::vector<std::byte>& out);
@@ -177,6 +179,7 @@ private:
     Heard take_in(protocol::u64) override { return Heard::nothing; }
     Heard look() override { return Heard::nothing; }
     void complain(const protocol::ReaderTable::Fault& fault) override;
+    void overtaken(protocol::u64 attachment, protocol::u64 from, protocol::u64 to) override;
     bool is_own(protocol::u64) override { return false; }
 
     RemoteHub& hub_;
@@ -219,6 +222,7 @@ private:
     /// Attachments that could not be made here, and their subscriptions: until the remote has heard
     /// of it, their slots are taken.
     std::map<protocol::u64, protocol::u64> refused_;
+    std::set<protocol::u64> asks_;     ///< requests that are an ASK, and not answered yet
     std::set<protocol::u64> waiting_;  ///< of incoming_, those whose receiver waits
     bool digest_due_ = false;          ///< they may have room
     protocol::Source source_;

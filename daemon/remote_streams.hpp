@@ -15,6 +15,7 @@ struct RemoteSession::Incoming {
     sys::RingMapping memory;
     protocol::u64 id;
     protocol::u32 index;
+    protocol::u64 begin;  ///< the position of its first record
     protocol::RingPublisher ring;
     protocol::StreamReceiver receiver;
     std::vector<RemoteMemory::SharedPeer> peers;

@@ -53,6 +53,7 @@ RemoteSession::Incoming::Incoming(sys::RingMapping mapped, const protocol::Adver
     : memory(std::move(mapped)),
       id(told.publication),
       index(told.index),
+      begin(told.start),
       ring(protocol::RingWriter(
                protocol::WritableRing{reinterpret_cast<protocol::RingHeader*>(memory.header()),
                                       memory.data(), told.ring_bytes},
@@ -267,11 +268,31 @@ void RemoteSession::tell_readers(const Incoming& incoming) {
     say(protocol::Readers{incoming.id, count});
 }
 
+/// A requester chooses whom it asks, and asks nobody before it knows who was there from the start.
+void RemoteSession::tell_responders(const Incoming& incoming, const protocol::Members& members) {
+    protocol::Responders frame;
+    frame.publication = incoming.id;
+    frame.complete = incoming.ring.behind() ? 0 : 1;
+    for (const protocol::Member& member : members.attach) {
+        frame.attach.push_back(member.attachment);
+    }
+    frame.detach = members.detach;
+    say(frame);
+}
+
 void RemoteSession::complain(const protocol::ReaderTable::Fault& fault) {
     if (complaining_ != nullptr) {
         tell_bus(protocol::Complain{complaining_->id, fault.attachment,
                                     static_cast<protocol::u8>(fault.complaint)},
                  0);
+    }
+}
+
+/// A requester learns what may be lost where: in its own stream.
+void RemoteSession::overtaken(u64 attachment, u64 from, u64 to) {
+    if (complaining_ != nullptr) {
+        const u64 begin = complaining_->begin;
+        say(protocol::Overtaken{complaining_->id, attachment, from - begin, to - begin});
     }
 }
 

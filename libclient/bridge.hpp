@@ -46,6 +46,9 @@ struct BridgeOptions {
     std::string server_name;                     ///< that the daemon's certificate must be for
 };
 
+/// Who the library takes it for: the client that reads all its rings, and writes those it reads.
+inline constexpr protocol::u64 kBridgeClient = ~protocol::u64{0};
+
 class Bridge {
 public:
     /// `greeting`: somebody has taken the connection, and is to say that it is an ipcbusd.

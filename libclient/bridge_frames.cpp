@@ -2,6 +2,7 @@
 // Frames between the library and the daemon of another host: most pass through as they are; those
 // with descriptors get theirs here, and what they promise is made: rings, pages, membership. See
 // bridge.hpp, bridge_worker.hpp.
+#include "bridge.hpp"
 #include "bridge_worker.hpp"
 #include "sys/memfd.hpp"
 
@@ -20,8 +21,6 @@ namespace {
 
 constexpr auto kGone = static_cast<protocol::u8>(protocol::EndReason::publisher_gone);
 constexpr auto kTaken = static_cast<protocol::u8>(protocol::EndReason::detached);
-/// The peer that the library sees as reader and writer of its rings.
-constexpr u64 kBridge = ~u64{0};
 constexpr u64 kOwnRequest = u64{1} << 62;
 /// An attachment's ring, unless its messages need a larger one: enough for two windows.
 constexpr u64 kRingBytes = u64{1} << 20;
@@ -43,6 +42,9 @@ u64 ring_bytes_for(const protocol::Attached& told, bool history) {
     }
     return bytes;
 }
+
+/// Who serves one topic, as far as a daemon is believed.
+constexpr std::size_t kRespondersMax = 65536;
 
 /// Of all rings: what a daemon that means ill can take of this host.
 u64 rings_bytes_max() {
@@ -125,14 +127,31 @@ void BridgeWorker::library_frame(const FrameHeader& header, std::span<const std:
             to_daemon(frame, header.request);
         });
         return;
+    case FrameType::ask:
+        about(protocol::Ask{}, [&](auto frame) {
+            waiters_[header.request] =
+                std::min(frame.publication.waiter, app_.geometry.waiters_max - 1);
+            frame.publication.waiter = 0;
+            asks_.insert(header.request);
+            to_daemon(frame, header.request);
+        });
+        return;
+    case FrameType::respond:
+        about(protocol::Respond{}, [&](auto frame) {
+            waiters_[header.request] = std::min(frame.waiter, app_.geometry.waiters_max - 1);
+            frame.waiter = 0;
+            responds_.insert(header.request);
+            to_daemon(frame, header.request);
+        });
+        return;
     case FrameType::unadvertise:
         about(protocol::Unadvertise{},
               [&](const auto& frame) { unadvertise(header.request, frame.publication); });
         return;
     case FrameType::unsubscribe:
         about(protocol::Unsubscribe{},
-              [&](const auto& frame) { forget_subscription(frame.subscription); });
-        break;
+              [&](const auto& frame) { unsubscribe(header, frame.subscription); });
+        return;
     case FrameType::detached: {
         bool known = false;
         about(protocol::Detached{}, [&](const auto& frame) {
@@ -144,7 +163,11 @@ void BridgeWorker::library_frame(const FrameHeader& header, std::span<const std:
         }
         break;
     }
+    case FrameType::serve:
+        serves_.insert(header.request);
+        break;
     case FrameType::subscribe:
+    case FrameType::collect:
         break;
     case FrameType::subscribe_from:
         history_asked_.insert(header.request);
@@ -175,6 +198,28 @@ void BridgeWorker::unadvertise(u64 request, u64 publication) {
     found->second->over = true;
     if (found->second->sender.ended()) {
         sent_all(*found->second);
+    }
+}
+
+/// Who serves no more has nothing more to say: so the daemon is told behind the last reply.
+void BridgeWorker::unsubscribe(const FrameHeader& header, u64 subscription) {
+    forget_subscription(subscription);
+    if (serving_.erase(subscription) == 0) {
+        to_daemon(protocol::Unsubscribe{subscription}, header.request);
+        return;
+    }
+    served_.emplace_back(subscription, header.request);
+    unsubscribe_served();
+}
+
+void BridgeWorker::unsubscribe_served() {
+    const bool replies = std::any_of(leaving_.begin(), leaving_.end(), [](const auto& entry) {
+        return entry.second->replies && entry.second->over;
+    });
+    if (!replies) {
+        for (const auto& [subscription, request] : std::exchange(served_, {})) {
+            to_daemon(protocol::Unsubscribe{subscription}, request);
+        }
     }
 }
 
@@ -238,6 +283,21 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
             }
         });
         break;
+    case FrameType::responders:
+        about(protocol::Responders{}, [&](const auto& frame) { good = responders(frame); });
+        break;
+    case FrameType::overtaken:
+        about(protocol::Overtaken{}, [&](auto frame) {
+            if (const auto found = leaving_.find(frame.publication); found != leaving_.end()) {
+                frame.from += found->second->memory.capacity();  // where its ring began
+                frame.to += found->second->memory.capacity();
+                to_library(frame, 0);
+            }
+        });
+        break;
+    case FrameType::refused:
+        about(protocol::Refused{}, [&](const auto& frame) { to_library(frame, 0); });
+        break;
     case FrameType::advertised:
         about(protocol::Advertised{},
               [&](const auto& frame) { good = advertised(header.request, frame); });
@@ -267,6 +327,9 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
     case FrameType::subscribed:
         about(protocol::Subscribed{}, [&](const auto& frame) {
             subscriptions_.insert(frame.subscription);
+            if (serves_.erase(header.request) != 0) {
+                serving_.insert(frame.subscription);
+            }
             if (history_asked_.erase(header.request) != 0) {
                 beginning_.insert(frame.subscription);
             }
@@ -294,6 +357,9 @@ template <class Frame>
 void BridgeWorker::answered(u64 request, const Frame& frame) {
     if (request < kOwnRequest) {
         waiters_.erase(request);
+        asks_.erase(request);
+        responds_.erase(request);
+        serves_.erase(request);
         history_asked_.erase(request);
         to_library(frame, request);
         return;
@@ -306,6 +372,7 @@ void BridgeWorker::answered(u64 request, const Frame& frame) {
         found->second->clear_slot();
         rings_bytes_ -= found->second->memory.capacity();
         leaving_.erase(found);
+        unsubscribe_served();
     }
 }
 
@@ -315,7 +382,7 @@ void BridgeWorker::introduce() {
         return;
     }
     protocol::Peer frame;
-    frame.client = kBridge;
+    frame.client = kBridgeClient;
     frame.geometry = own_.geometry;
     frame.pages = protocol::kPeerCursor | protocol::kPeerDoorbell;
     to_library(frame, 0, std::exchange(own_fds_, {}));
@@ -333,6 +400,7 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     }
     const u32 number = waiter->second;
     waiters_.erase(waiter);
+    const bool asks = asks_.erase(request) != 0;
     Result<MadeRing> made =
         library_gone_ ? Result<MadeRing>(sys::fail(ECANCELED, "nobody is there to publish"))
         : !has_room(told.ring_bytes)
@@ -350,18 +418,82 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     leaving_.emplace(told.publication,
                      std::make_unique<Leaving>(told, std::move(made.value().memory),
                                                std::move(words), own_.slot(told.index), source_));
-    protocol::MailboxPublication& mail = app_.mail(told.index);
-    mail.readers.store(0, std::memory_order_relaxed);    // relaxed: a figure
-    mail.attention.store(1, std::memory_order_release);  // [J1]; the frames are sent after it
+    // relaxed: a figure
+    app_.mail(told.index).readers.store(0, std::memory_order_relaxed);
     introduce();
     protocol::Advertised frame = told;
     frame.start = told.ring_bytes;
-    to_library(frame, request, one(std::move(made.value().fd)));
+    Leaving& leaving = *leaving_.at(told.publication);
+    protocol::encode(leaving.answer.bytes, frame, request);
+    leaving.answer.fds = one(std::move(made.value().fd));
+    leaving.awaited = asks;
+    leaving.replies = responds_.erase(request) != 0;
+    if (!asks) {
+        begin(leaving);
+    }
+    return true;
+}
+
+/// The library gets its ring, whose one reader is here.
+void BridgeWorker::begin(Leaving& leaving) {
+    if (!library_gone_) {
+        library_out_.push_back(std::exchange(leaving.answer, {}));
+    }
     protocol::Members members;
-    members.publication = told.publication;
-    members.number = 1;
-    members.attach.push_back({told.publication, kBridge, told.index, told.ring_bytes, 1});
+    members.attach.push_back(
+        {leaving.id, kBridgeClient, leaving.index, leaving.memory.capacity(), 1});
+    change(leaving, std::move(members));
+}
+
+/// Tells the library who reads its publication now.
+void BridgeWorker::change(Leaving& leaving, protocol::Members members) {
+    members.publication = leaving.id;
+    members.number = ++leaving.membership;
+    // release: [J1]; the frame is sent by a system call after it.
+    app_.mail(leaving.index).attention.store(members.number, std::memory_order_release);
     to_library(members, 0);
+}
+
+/// Who serves is for the library's requester to know, who asks one of them. None of them reads the
+/// ring: that does the bridge, whose own attachment has the publication's number. A requester has
+/// no ring before it can know that nobody serves.
+bool BridgeWorker::responders(const protocol::Responders& told) {
+    const auto found = leaving_.find(told.publication);
+    if (found == leaving_.end()) {
+        return true;  // it has crossed with the end of that
+    }
+    Leaving& leaving = *found->second;
+    protocol::Members members;
+    for (const u64 attachment : told.attach) {
+        if (attachment != leaving.id && leaving.responders.insert(attachment).second) {
+            members.attach.push_back({attachment, kBridgeClient, leaving.index, 0, 0});
+        }
+    }
+    for (const u64 attachment : told.detach) {
+        if (leaving.responders.erase(attachment) != 0) {
+            members.detach.push_back(attachment);
+        }
+    }
+    if (leaving.responders.size() > kRespondersMax) {
+        return false;
+    }
+    // relaxed: a figure
+    app_.mail(leaving.index)
+        .readers.store(static_cast<u32>(leaving.responders.size()), std::memory_order_relaxed);
+    if (!leaving.awaited) {
+        change(leaving, std::move(members));
+    } else if (told.complete != 0) {
+        leaving.awaited = false;
+        begin(leaving);
+        for (auto next = leaving.responders.begin(); next != leaving.responders.end();) {
+            protocol::Members some;
+            while (next != leaving.responders.end() &&
+                   some.attach.size() < protocol::kMembersPerFrameMax) {
+                some.attach.push_back({*next++, kBridgeClient, leaving.index, 0, 0});
+            }
+            change(leaving, std::move(some));
+        }
+    }
     return true;
 }
 
@@ -376,7 +508,7 @@ void BridgeWorker::refuse_attachment(const protocol::Attached& told) {
     Result<sys::UniqueFd> nothing = sys::create_memfd("ipcbus-none", protocol::kPageBytes);
     if (nothing.ok()) {
         protocol::Attached frame = told;
-        frame.peer = kBridge;
+        frame.peer = kBridgeClient;
         frame.ring_bytes = 0;
         to_library(frame, 0, one(std::move(nothing).value()));
     }
@@ -411,7 +543,7 @@ bool BridgeWorker::attached(const protocol::Attached& told) {
     slots_.insert(told.slot);
     rings_bytes_ += bytes;
     protocol::Attached frame = told;
-    frame.peer = kBridge;
+    frame.peer = kBridgeClient;
     frame.index = told.slot;
     frame.waiter = 0;
     frame.ring_bytes = bytes;

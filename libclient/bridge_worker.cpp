@@ -386,15 +386,17 @@ bool BridgeWorker::all_digested() const {
 void BridgeWorker::detach_publications() {
     for (auto& [id, leaving] : leaving_) {
         unlist(*leaving);
-        protocol::Members frame;
-        frame.publication = id;
-        frame.number = 2;
-        frame.detach.push_back(id);
-        protocol::MailboxPublication& mail = app_.mail(leaving->index);
-        // relaxed: a figure. release: [J1]; the frame is sent by a system call after it.
-        mail.readers.store(0, std::memory_order_relaxed);
-        mail.attention.store(frame.number, std::memory_order_release);
-        to_library(frame, 0);
+        // relaxed: a figure
+        app_.mail(leaving->index).readers.store(0, std::memory_order_relaxed);
+        std::set<u64> gone = std::exchange(leaving->responders, {});
+        gone.insert(id);
+        while (!gone.empty()) {
+            protocol::Members members;
+            while (!gone.empty() && members.detach.size() < protocol::kMembersPerFrameMax) {
+                members.detach.push_back(gone.extract(gone.begin()).value());
+            }
+            change(*leaving, std::move(members));
+        }
     }
 }
 

@@ -35,6 +35,10 @@ public:
     void run();
 
 private:
+    struct ToLibrary {
+        std::vector<std::byte> bytes;
+        std::vector<sys::UniqueFd> fds;
+    };
     /// An app's publication: from its ring into a stream.
     struct Leaving final : protocol::Attachment {
         Leaving(const protocol::Advertised& told, sys::RingMapping mapped,
@@ -46,8 +50,13 @@ private:
         u32 index;
         protocol::StreamSender sender;
         bool listed = false;
+        bool replies = false;  ///< it answers requests
         bool over = false;     ///< the app has ended it: UNADVERTISE is due behind its last message
         u64 unadvertised = 0;  ///< the request that said so
+        u64 membership = 0;    ///< changes of it that the library was told of
+        std::set<u64> responders;  ///< of requests: those that it knows
+        bool awaited = false;      ///< of requests: who serves is not known yet,
+        ToLibrary answer;          ///< so the library has not been told of its ring
     };
     /// An app's attachment: from a stream into its ring.
     struct Arriving {
@@ -62,10 +71,6 @@ private:
         protocol::StreamReceiver receiver;
         protocol::u8 ended = 0;  ///< ENDED is due behind the last message
         bool broken = false;     ///< what came could not be true: nothing more is taken
-    };
-    struct ToLibrary {
-        std::vector<std::byte> bytes;
-        std::vector<sys::UniqueFd> fds;
     };
 
     // bridge_worker.cpp
@@ -105,6 +110,9 @@ private:
     void library_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     void daemon_frame(const protocol::FrameHeader& header, std::span<const std::byte> fields);
     [[nodiscard]] bool advertised(u64 request, const protocol::Advertised& frame);
+    void change(Leaving& leaving, protocol::Members members);
+    void begin(Leaving& leaving);
+    [[nodiscard]] bool responders(const protocol::Responders& told);
     [[nodiscard]] bool attached(const protocol::Attached& frame);
     template <class Frame>
     void answered(u64 request, const Frame& frame);
@@ -114,6 +122,8 @@ private:
     [[nodiscard]] bool has_room(u64 bytes) const;
     void refuse_attachment(const protocol::Attached& told);
     void forget_subscription(u64 subscription);
+    void unsubscribe(const protocol::FrameHeader& header, u64 subscription);
+    void unsubscribe_served();
     void pass(std::vector<std::byte>& out, const protocol::FrameHeader& header,
               std::span<const std::byte> fields);
     void refuse(u64 request, const sys::Error& error);
@@ -162,6 +172,12 @@ private:
     protocol::PeerWaiters app_waiters_;
     std::unique_ptr<sys::Alarm> alarm_;  ///< of own_'s bell
     std::map<u64, u32> waiters_;   ///< of ADVERTISE requests on their way: the publisher's waiter
+    std::set<u64> asks_;           ///< those of them that are an ASK,
+    std::set<u64> responds_;       ///< or a RESPOND
+    std::set<u64> serves_;         ///< SERVE requests on their way
+    std::set<u64> serving_;        ///< subscriptions to requests
+    /// Those that are over, and the requests that say so: to be passed on behind the replies.
+    std::vector<std::pair<u64, u64>> served_;
     std::set<u64> subscriptions_;  ///< that the library has not given up
     std::set<u64> history_asked_;  ///< SUBSCRIBE_FROM requests on their way
     std::set<u64> beginning_;      ///< subscriptions that CAUGHT_UP is awaited for

@@ -267,6 +267,7 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
         return;
     }
     case FrameType::refused:
+    case FrameType::overtaken:
         hand_over(publications_, first_id(), header, fields);
         return;
     case FrameType::attached:

@@ -104,6 +104,8 @@ public:
     /// Says RECEIVED for the descriptors taken since the last time.
     void acknowledge_fds();
 
+    /// The daemon is another host's: a bridge reads and writes the other ends of all rings.
+    [[nodiscard]] bool bridged() const { return bridge_ != nullptr; }
     [[nodiscard]] sys::Ref<PeerPages> peer(u64 client) const;
     void add_peer(const protocol::Peer& frame);
     void drop_peer(u64 client);

@@ -2,6 +2,7 @@
 // The control side of a Publisher: getting a ring, taking membership in, noticing a lost daemon and
 // going on under another. Publishing is in publisher.cpp.
 // take_in: tests/model/join.pml. advertise, move: tests/model/succession.pml.
+#include "bridge.hpp"
 #include "error_text.hpp"
 #include "protocol/topic.hpp"
 #include "publisher.hpp"
@@ -210,8 +211,8 @@ std::unique_ptr<RingPublisher> Publisher::make_ring(const protocol::Advertised& 
     auto made = std::make_unique<RingPublisher>(
         protocol::RingWriter(ring, granted.start, granted.first_sequence, granted.record_bytes_max),
         words, static_cast<i64>(home.link->welcome().stall_timeout_ns), control);
-    if (requests_) {
-        made->readers().set_addressed();
+    if (requests_ && !home.link->bridged()) {
+        made->readers().set_addressed();  // else the bridge reads all of it
     }
     return made;
 }
@@ -252,7 +253,14 @@ void Publisher::frame(Link& link, const protocol::FrameHeader& header,
         if (requests_ && protocol::decode(fields, delivery.refused) &&
             delivery.refused.code != 0) {
             inbox_.push_back(std::move(delivery));
-            refused_.store(true, std::memory_order_relaxed);  // a hint; wake() has the order
+            failures_.store(true, std::memory_order_relaxed);  // a hint; wake() has the order
+        }
+        return;
+    }
+    if (header.type == protocol::FrameType::overtaken) {
+        if (requests_ && protocol::decode(fields, delivery.overtaken)) {
+            inbox_.push_back(std::move(delivery));
+            failures_.store(true, std::memory_order_relaxed);  // as above
         }
         return;
     }
@@ -299,6 +307,10 @@ void Publisher::take_in_inbox() {
             refused.code != 0 && refused.publication == home_.publication) {
             requests_->audience->refused(refused);
         }
+        if (const protocol::Overtaken& overtaken = delivery.overtaken;
+            overtaken.publication != 0 && overtaken.publication == home_.publication) {
+            requests_->audience->overtaken(overtaken.attachment, overtaken.from, overtaken.to);
+        }
         if (delivery.members.publication != home_.publication) {
             continue;  // of a ring that we have left
         }
@@ -311,7 +323,7 @@ void Publisher::take_in_inbox() {
         ring_->set_taken(delivery.members.number);
     }
     std::vector<Delivery>().swap(inbox_);  // and its room, which grows with the readers
-    refused_.store(false, std::memory_order_relaxed);  // under the lock, as all that is stored
+    failures_.store(false, std::memory_order_relaxed);  // under the lock, as all that is stored
 }
 
 int Publisher::settle() {
@@ -334,7 +346,7 @@ int Publisher::settle() {
 bool Publisher::attend() {
     // [M1] acquire: as above; what is not here yet is heard of later.
     if (ring_->words().mailbox->attention.load(std::memory_order_acquire) != ring_->taken() ||
-        refused_.load(std::memory_order_relaxed)) {
+        failures_.load(std::memory_order_relaxed)) {
         const Bus::Lock guard = bus_.lock();
         take_in_inbox();
     }
@@ -354,9 +366,13 @@ void Publisher::add_reader(const protocol::Member& member, const sys::Ref<PeerPa
         sys::make_room(peers_);
         peers_.push_back(pages);
     }
-    if (requests_) {
-        requests_->audience->joined(home_.link, member.attachment,
-                                    member.peer == home_.link->welcome().client);
+    if (requests_ && member.attachment != home_.publication) {
+        requests_->audience->joined(
+            home_.link, member.attachment,
+            member.peer == home_.link->welcome().client || member.peer == kBridgeClient);
+        if (member.peer == kBridgeClient) {
+            return;  // the bridge reads for all of them
+        }
     }
     ring_->readers().add(protocol::ReaderEntry{
         member.attachment, pages->slot(member.slot), &pages->waiters(),

@@ -114,12 +114,7 @@ inline void Publisher::write_headed(RingPublisher& ring, const protocol::Head& h
     if (bytes != 0) {
         protocol::copy_into_ring(ring.writer().payload(protocol::kHeadBytes), data, bytes);
     }
-    const u64 position = ring.writer().position();
-    ring.commit(protocol::kHeadBytes, static_cast<u32>(bytes));
-    if (ring.readers().addressed()) {
-        ring.readers().address(head.number, ring.writer().part_begin(position),
-                               ring.writer().position());
-    }
+    ring.commit_headed(head.number, static_cast<u32>(bytes));
 }
 
 /// Whether what prepare() would find is known: nothing that a message must know of has happened.

@@ -24,11 +24,11 @@ struct PublisherOptions {
 /// under the control lock.
 class Audience {
 public:
-    /// `own`: its reader is this very client. Told again, if memory ran out meanwhile.
+    /// `own`: its reader may be this very client. Told again, if memory ran out meanwhile.
     virtual void joined(const std::shared_ptr<Link>& link, u64 attachment, bool own) = 0;
     virtual void left(u64 attachment) = 0;
     /// It has not read in time what was to it, and may never do so, of the records that stand from
-    /// `from` to below `to`. (Not under the control lock.)
+    /// `from` to below `to`. (Not always under the control lock.)
     virtual void overtaken(u64 attachment, u64 from, u64 to) = 0;
     /// It cannot answer some of what it was asked.
     virtual void refused(const protocol::Refused& told) = 0;
@@ -172,9 +172,10 @@ private:
         protocol::Members members;
         std::vector<sys::Ref<PeerPages>> peers;  ///< of members.attach, in order
         protocol::Refused refused;               ///< instead, if it has a code
+        protocol::Overtaken overtaken;           ///< or this, if it has a publication
     };
     std::vector<Delivery> inbox_;
-    std::atomic<bool> refused_{false};  ///< there is one of those in it
+    std::atomic<bool> failures_{false};  ///< there are some of the latter two in it
 
     bool claimed_ = false;
     u64 claimed_bytes_ = 0;

@@ -51,7 +51,7 @@ private:
     struct Responder {
         std::shared_ptr<Link> link;  ///< by which its attachment's number is to be understood
         u64 attachment = 0;
-        bool own = false;     ///< it is of this client
+        bool own = false;  ///< it may be of this client
         bool member = true;
         u32 awaited = 0;      ///< replies
         u64 left_out_to = 0;  ///< until so many have been asked

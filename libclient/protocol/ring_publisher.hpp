@@ -48,6 +48,7 @@
 // Checked: tests/model/full.pml (waiting), wake.pml (rounds, unfenced), join.pml.
 #pragma once
 
+#include "protocol/exchange.hpp"
 #include "protocol/reader_table.hpp"
 #include "protocol/ring_writer.hpp"
 #include "protocol/spin_budget.hpp"
@@ -120,6 +121,15 @@ public:
     /// The next record, prepared in place after reserve(): visible from here on.
     void commit(u16 topic_bytes, u32 payload_bytes) {
         writer_.commit(topic_bytes, payload_bytes);
+    }
+    /// The same of one with a head (exchange.hpp), whose number is `to`: where records are
+    /// addressed, it holds the writer until it has been read by whom it is to.
+    void commit_headed(u64 to, u32 payload_bytes) {
+        const u64 position = writer_.position();
+        writer_.commit(kHeadBytes, payload_bytes);
+        if (readers_.addressed()) {
+            readers_.address(to, writer_.part_begin(position), writer_.position());
+        }
     }
     /// Ends a publish, or many: [P1] to [M1]. True if somebody may have slept.
     bool finish() {

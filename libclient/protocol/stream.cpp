@@ -2,6 +2,7 @@
 // Both ends of a stream over TCP. See stream.hpp.
 #include "protocol/stream.hpp"
 
+#include "protocol/exchange.hpp"
 #include "protocol/fence.hpp"
 
 #include <algorithm>
@@ -389,13 +390,24 @@ StreamReceiver::State StreamReceiver::consume(std::span<const std::byte>& bytes)
             bytes = bytes.subspan(part);
         }
         if (have_ == total_) {
-            ring_.commit(topic_bytes_, payload_bytes_);
-            committed_ = true;
+            commit();
             total_ = 0;
             have_ = 0;
         }
     }
     return State::digested;
+}
+
+/// Of a request, who is asked: a record without a head is to nobody, and is passed over.
+void StreamReceiver::commit() {
+    committed_ = true;
+    if (topic_bytes_ == kHeadBytes && ring_.readers().addressed()) {
+        Head head;
+        std::memcpy(&head, ring_.writer().topic(), sizeof head);
+        ring_.commit_headed(head.number, payload_bytes_);
+    } else {
+        ring_.commit(topic_bytes_, payload_bytes_);
+    }
 }
 
 /// A record of this ring, or the end of it.

@@ -133,6 +133,7 @@ private:
     State keep(u32 offset, std::span<const std::byte> bytes);
     State consume(std::span<const std::byte>& bytes);
     State begin_record(std::span<const std::byte>& bytes);
+    void commit();
     State digest_some();
     State announce(State state);
 

@@ -40,6 +40,10 @@ const char* frame_name(FrameType type) {
         case FrameType::data: return "DATA";
         case FrameType::credit: return "CREDIT";
         case FrameType::readers: return "READERS";
+        case FrameType::responders:
+            return "RESPONDERS";
+        case FrameType::overtaken:
+            return "OVERTAKEN";
         case FrameType::look: return "LOOK";
         case FrameType::clients_page: return "CLIENTS_PAGE";
         case FrameType::publications_page: return "PUBLICATIONS_PAGE";

@@ -72,6 +72,8 @@ enum class FrameType : u16 {
     credit = 82,
     readers = 83,
     replaces = 84,
+    responders = 85,
+    overtaken = 86,
     // daemon to client
     welcome = 64,
     error = 65,
@@ -502,6 +504,33 @@ struct Readers {
     u64 publication = 0;
     u32 count = 0;
     static void fields(auto& self, auto& v) { v(self.publication, self.count); }
+};
+
+/// To a remote requester: who reads its requests now, beside those it has been told of.
+struct Responders {
+    static constexpr FrameType kType = FrameType::responders;
+    u64 publication = 0;
+    u8 complete = 0;          ///< 0: there are others, whom it is told of next
+    std::vector<u64> attach;  ///< attachments, as a local one is told by MEMBERS
+    std::vector<u64> detach;
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.complete);
+        v.list(self.attach, kMembersPerFrameMax);
+        v.list(self.detach, kMembersPerFrameMax);
+    }
+};
+
+/// To a remote requester: what is to that attachment and begins in that part of the stream may be
+/// lost, for it was not read as long as the ring held it.
+struct Overtaken {
+    static constexpr FrameType kType = FrameType::overtaken;
+    u64 publication = 0;
+    u64 attachment = 0;
+    u64 from = 0;  ///< bytes of the stream
+    u64 to = 0;
+    static void fields(auto& self, auto& v) {
+        v(self.publication, self.attachment, self.from, self.to);
+    }
 };
 
 // ------------------------------------------------------------------------ encode, decode

@@ -177,6 +177,12 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::readers:
         put(protocol::Readers{it.publication, 1});
         break;
+    case FrameType::responders:
+        put(protocol::Responders{it.publication, 1, {it.attachment}, {}});
+        break;
+    case FrameType::overtaken:
+        put(protocol::Overtaken{it.publication, it.attachment, 16, 32});
+        break;
     case FrameType::look:
         put(protocol::Look{static_cast<u8>(bad ? 77 : 4), it.publication,
                            mine ? "visitor/#" : "neighbour"});
@@ -248,6 +254,8 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::data:
     case FrameType::credit:
     case FrameType::readers:
+    case FrameType::responders:
+    case FrameType::overtaken:
     case FrameType::clients_page:
     case FrameType::publications_page:
     case FrameType::subscriptions_page:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import unittest
 
+ASK, SERVE, COLLECT, RESPOND, RESPONDERS = 48, 49, 50, 51, 85
 HELLO, ADVERTISE, UNADVERTISE, SUBSCRIBE, UNSUBSCRIBE, DETACHED = 1, 3, 5, 6, 7, 8
 WELCOME, ERROR, DONE, ADVERTISED, SUBSCRIBED, ATTACHED, ENDED, STOPPING = 64, 65, 66, 67, 68, 72, 73, 74
 LOGIN, DATA, CREDIT, READERS = 80, 81, 82, 83
@@ -42,7 +43,11 @@ class Client:
         self.granted = {}
         self.expected = {}
         self.topics = {}
-        self.messages = []   # (topic, sequence, payload)
+        self.messages = []   # (topic or head, sequence, payload)
+        self.origins = []    # of each, ever: the attachment
+        self.lineages = {}
+        self.responders = {}  # of a publication of requests, once they are known
+        self.arriving = {}
         self.lost = 0
         self.ended = []
         if token is not None:
@@ -82,11 +87,20 @@ class Client:
         elif kind == READERS:
             publication, count = struct.unpack("<QI", fields)
             self.readers[publication] = count
+        elif kind == RESPONDERS:
+            publication, complete, count = struct.unpack_from("<QBH", fields)
+            members = self.arriving.setdefault(publication, set())
+            members.update(struct.unpack_from(f"<{count}Q", fields, 11))
+            (gone,) = struct.unpack_from("<H", fields, 11 + 8 * count)
+            members.difference_update(struct.unpack_from(f"<{gone}Q", fields, 13 + 8 * count))
+            if complete:
+                self.responders[publication] = members
         elif kind == ATTACHED:
             (attachment,) = struct.unpack_from("<Q", fields, 8)
             (self.expected[attachment],) = struct.unpack_from("<Q", fields, 64)
             (size,) = struct.unpack_from("<H", fields, 93)
             self.topics[attachment] = fields[95:95 + size]
+            self.lineages[attachment] = fields[73:89]
             self.records[attachment] = b""
             self.grant(attachment, 1 << 20)
         elif kind == DATA:
@@ -119,6 +133,7 @@ class Client:
                 break
             self.lost += sequence - self.expected[stream]
             self.expected[stream] = sequence + 1
+            self.origins.append(stream)
             begin = 16 + up(topic)
             self.messages.append((data[16:16 + topic] or self.topics[stream], sequence,
                                   data[begin:begin + payload]))
@@ -126,8 +141,26 @@ class Client:
         self.records[stream] = data
 
     def advertise(self, topic):
-        fields = self.ask(ADVERTISE, text(topic) + struct.pack("<QII", 0, 0, 0) + os.urandom(16) +
-                          struct.pack("<Q", 1), ADVERTISED)
+        return self.advertised(self.ask(ADVERTISE, self.publication(topic, os.urandom(16)),
+                                        ADVERTISED))
+
+    def publication(self, topic, lineage):
+        return text(topic) + struct.pack("<QII", 0, 0, 0) + lineage + struct.pack("<Q", 1)
+
+    def requests(self, topic):
+        lineage = os.urandom(16)
+        self.ask(COLLECT, lineage, SUBSCRIBED)
+        publication = self.advertised(self.ask(
+            ASK, self.publication(topic, lineage) + struct.pack("<Q", 0), ADVERTISED))
+        while publication not in self.responders:
+            self.frame()
+        return publication
+
+    def respond(self, attachment, sequence):
+        return self.advertised(self.ask(RESPOND, struct.pack("<QIQ", attachment, 0, sequence),
+                                        ADVERTISED))
+
+    def advertised(self, fields):
         (publication,) = struct.unpack_from("<Q", fields)
         self.sent[publication] = 0
         (self.sequence[publication],) = struct.unpack_from("<Q", fields, 32)
@@ -231,6 +264,46 @@ class Remote(unittest.TestCase):
         got = client.receive(2)  # the publication's messages: whose topic is wanted, we look
         self.assertEqual([(topic, payload) for topic, _, payload in got],
                          [(b"own/a", b"first"), (b"own/b", b"second")])
+        client.socket.close()
+
+    def test_asks_the_tools(self):
+        client = Client(self.port)
+        publication = client.requests(b"ask/python")
+        self.assertEqual(client.responders[publication], set())
+        reply = self.tool("REPLY", "ask/#", "--exec", "tr a-z A-Z")
+        try:
+            while not client.responders[publication]:
+                client.frame()
+            (responder,) = client.responders[publication]
+            for number in range(1, 4):
+                client.publish(publication, b"from afar %d" % number,
+                               struct.pack("<QQ", responder, 0))
+                (head, _, payload), = client.receive(1)
+                self.assertEqual(payload, b"FROM AFAR %d" % number)
+                self.assertEqual(struct.unpack("<QII", head), (number, 0, 0))
+                lineage = client.lineages[client.origins[-1]]
+                self.assertEqual(struct.unpack_from("<Q", lineage), (responder,))
+            reply.terminate()
+            while client.responders[publication]:  # he has gone
+                client.frame()
+        finally:
+            reply.kill()
+            reply.wait()
+        client.socket.close()
+
+    def test_answers_the_tools(self):
+        client = Client(self.port)
+        client.ask(SERVE, text(b"answer/+"), SUBSCRIBED)
+        with self.tool("REQ", "answer/python", "-m", "question", stdout=subprocess.PIPE) as req:
+            (head, sequence, payload), = client.receive(1)
+            self.assertEqual(payload, b"question")
+            attachment = client.origins[-1]
+            self.assertEqual(struct.unpack_from("<Q", head), (attachment,))
+            self.assertEqual(client.topics[attachment], b"answer/python")
+            replies = client.respond(attachment, sequence)
+            client.publish(replies, b"answer", struct.pack("<QII", sequence, 0, 0))
+            out, _ = req.communicate(timeout=TIMEOUT_S)
+            self.assertEqual((out, req.returncode), (b"answer\n", 0))
         client.socket.close()
 
     def test_refusals(self):
