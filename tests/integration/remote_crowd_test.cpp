@@ -18,7 +18,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <thread>
@@ -50,11 +49,6 @@ std::size_t resident_bytes(pid_t pid) {
     }
     FAIL("no VmRSS");
     return 0;
-}
-
-std::size_t descriptor_count(pid_t pid) {
-    const std::filesystem::directory_iterator entries("/proc/" + std::to_string(pid) + "/fd");
-    return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
 }
 
 std::string text_of(u64 number) {
@@ -168,7 +162,7 @@ TEST_CASE("a crowd of remote subscribers, one of which reads nothing: the others
     Members members;
     members.push_back(std::make_unique<Member>(daemon.tcp_address()));  // what the first one needs
     const std::size_t alone_bytes = resident_bytes(pid);
-    const std::size_t alone_descriptors = descriptor_count(pid);
+    const std::size_t alone_descriptors = daemon.process().descriptor_count();
     while (members.size() < kCrowd - 1) {
         members.push_back(std::make_unique<Member>(daemon.tcp_address()));
     }
@@ -215,9 +209,9 @@ TEST_CASE("a crowd of remote subscribers, one of which reads nothing: the others
     last.clear();
     members.resize(1);
     const sys::Deadline deadline = sys::Deadline::after(kLongNs);
-    while (descriptor_count(pid) > alone_descriptors && !deadline.passed()) {
+    while (daemon.process().descriptor_count() > alone_descriptors && !deadline.passed()) {
         publish(publisher, "over");  // until its publisher has seen them go, their pages stay
         (void)::poll(nullptr, 0, 10);
     }
-    CHECK(descriptor_count(pid) <= alone_descriptors);
+    CHECK(daemon.process().descriptor_count() <= alone_descriptors);
 }
