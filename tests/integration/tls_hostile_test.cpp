@@ -64,8 +64,10 @@ struct Sealed {
         REQUIRE(made.ok());
         tls = std::move(made).value();
     }
-    void send(std::span<const std::byte> bytes, std::size_t piece) const {
+    /// `pause_ms` between the pieces: so that they are not put together again on the way.
+    void send(std::span<const std::byte> bytes, std::size_t piece, int pause_ms = 0) const {
         for (std::size_t at = 0; at < bytes.size(); at += piece) {
+            (void)::poll(nullptr, 0, pause_ms);
             RemoteClient::say(socket,
                               text_of(bytes.subspan(at, std::min(piece, bytes.size() - at))));
         }
@@ -126,7 +128,7 @@ TEST_CASE("TLS cut at every byte is TLS") {
         CAPTURE(piece);
         Sealed client(daemon, place);
         client.shake(piece);
-        client.send(client.tls->seal(Sealed::hello()), piece);
+        client.send(client.tls->seal(Sealed::hello()), piece, 1);
         protocol::FrameReader frames;
         protocol::FrameHeader header;
         std::span<const std::byte> fields;
