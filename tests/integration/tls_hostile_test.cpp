@@ -43,7 +43,8 @@ struct Place {
         context = made.value();
     }
     [[nodiscard]] std::string config() const {
-        return "[tcp]\nconnects_per_second = 100000\nhandshake_timeout = \"10min\"\nlisten_tls = [\"127.0.0.1:0\"]\n"
+        return "[tcp]\nconnects_per_second = 100000\nhandshake_timeout = \"10min\"\n"
+               "listen_tls = [\"127.0.0.1:0\"]\n"
                "certificate = \"" +
                directory.file("server.pem") + "\"\nkey = \"" + directory.file("server.key") +
                "\"\n";
