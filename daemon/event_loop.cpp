@@ -383,13 +383,14 @@ void EventLoop::wait_for(Operation& operation) {
     }
 }
 
-std::span<const std::byte> EventLoop::recv_buffer(unsigned flags, int bytes) const {
-    return ring_->recv_buffer(flags >> IORING_CQE_BUFFER_SHIFT, bytes);
+std::span<const std::byte> EventLoop::recv_buffer(RecvBuffers from, unsigned flags,
+                                                  int bytes) const {
+    return ring_->buffers(from).get(flags >> IORING_CQE_BUFFER_SHIFT, bytes);
 }
 
-void EventLoop::return_recv_buffer(unsigned flags) {
+void EventLoop::return_recv_buffer(RecvBuffers from, unsigned flags) {
     if ((flags & IORING_CQE_F_BUFFER) != 0) {
-        ring_->return_recv_buffer(flags >> IORING_CQE_BUFFER_SHIFT);
+        ring_->buffers(from).give_back(flags >> IORING_CQE_BUFFER_SHIFT);
     }
 }
 

@@ -111,12 +111,18 @@ private:
     bool closing_ = false;
 };
 
+/// The buffers that a multishot receive is served from.
+enum class RecvBuffers : std::uint8_t { small, bulk };
+
 struct EventLoopOptions {
     unsigned submission_entries = 256;
     unsigned completion_entries = 2048;
     /// Provided buffers for all multishot receives together: a power of two.
     unsigned recv_buffer_count = 128;
     unsigned recv_buffer_bytes = 4096;
+    /// And for those of connections that messages come by.
+    unsigned bulk_buffer_count = 32;
+    unsigned bulk_buffer_bytes = 32768;
 };
 
 class EventLoop {
@@ -195,8 +201,9 @@ private:
     void defer_for(const OperationScope* scope, std::function<void()> callback);
     void run_deferred();
     void forget_deferred(const OperationScope& scope);
-    [[nodiscard]] std::span<const std::byte> recv_buffer(unsigned flags, int bytes) const;
-    void return_recv_buffer(unsigned flags);
+    [[nodiscard]] std::span<const std::byte> recv_buffer(RecvBuffers from, unsigned flags,
+                                                         int bytes) const;
+    void return_recv_buffer(RecvBuffers from, unsigned flags);
 
     std::unique_ptr<Ring> ring_;
     std::vector<Completion> completions_;

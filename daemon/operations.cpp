@@ -58,22 +58,23 @@ RecvOperation::RecvOperation(OperationScope& scope,
                              std::function<void(int)> on_end)
     : Operation(scope), on_bytes_(std::move(on_bytes)), on_end_(std::move(on_end)) {}
 
-void RecvOperation::start(int socket) {
+void RecvOperation::start(int socket, RecvBuffers into) {
     socket_ = socket;
+    into_ = into;
     submit();
 }
 
 void RecvOperation::prepare(io_uring_sqe& sqe) {
     io_uring_prep_recv_multishot(&sqe, socket_, nullptr, 0, 0);
     sqe.flags |= IOSQE_BUFFER_SELECT;
-    sqe.buf_group = kRecvBufferGroup;
+    sqe.buf_group = static_cast<std::uint16_t>(into_);
 }
 
 void RecvOperation::complete(int result, unsigned flags, bool more) {
     if (result > 0) {
-        on_bytes_(loop().recv_buffer(flags, result));
+        on_bytes_(loop().recv_buffer(into_, flags, result));
     }
-    loop().return_recv_buffer(flags);
+    loop().return_recv_buffer(into_, flags);
     if (more) {
         return;
     }
@@ -85,7 +86,7 @@ void RecvOperation::complete(int result, unsigned flags, bool more) {
     }
 }
 
-void RecvOperation::discard(int, unsigned flags) { loop().return_recv_buffer(flags); }
+void RecvOperation::discard(int, unsigned flags) { loop().return_recv_buffer(into_, flags); }
 
 // --- SendOperation ------------------------------------------------------------------------------
 

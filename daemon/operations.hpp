@@ -49,7 +49,7 @@ public:
     RecvOperation(OperationScope& scope, std::function<void(std::span<const std::byte>)> on_bytes,
                   std::function<void(int error)> on_end);
     ~RecvOperation() override { abandon(); }
-    void start(int socket);
+    void start(int socket, RecvBuffers into = RecvBuffers::small);
 
 private:
     void prepare(io_uring_sqe& sqe) override;
@@ -59,6 +59,7 @@ private:
     std::function<void(std::span<const std::byte>)> on_bytes_;
     std::function<void(int)> on_end_;
     int socket_ = -1;
+    RecvBuffers into_ = RecvBuffers::small;
 };
 
 /// Sends all of `bytes`, descriptors with the first of them; waits (in the kernel) while the peer
@@ -73,6 +74,8 @@ public:
     ~SendOperation() override { abandon(); }
     void start(int socket, std::vector<std::byte> bytes, std::vector<SharedFd> fds = {});
     [[nodiscard]] std::size_t bytes_sent() const { return bytes_sent_; }
+    /// What the last one was sent from, empty: for the next one.
+    [[nodiscard]] std::vector<std::byte> take_buffer() { return std::exchange(bytes_, {}); }
 
 private:
     void prepare(io_uring_sqe& sqe) override;

@@ -30,6 +30,7 @@ constexpr Amounts kStrangerCost{.clients = 1, .descriptors = 2};
 constexpr std::int64_t kLooks = 4;
 /// Of a certificate, what is left when it should have been renewed.
 constexpr std::int64_t kRenewSoonS = 7 * 24 * 3600;
+constexpr std::int64_t kLookAgainS = 24 * 3600;
 constexpr std::int64_t kLookMinNs = 250'000'000;
 constexpr std::int64_t kLookMaxNs = 10'000'000'000;
 
@@ -100,7 +101,8 @@ RemoteHub::RemoteHub(EventLoop& loop, Bus& bus, const TcpConfig& config)
       config_(config),
       memory_(bus, config.mappings),
       scope_(loop),
-      watch_(scope_, [this] { look_who_is_dead(); }) {}
+      watch_(scope_, [this] { look_who_is_dead(); }),
+      certificate_(scope_, [this] { look_at_certificate(); }) {}
 
 RemoteHub::~RemoteHub() = default;
 
@@ -110,9 +112,10 @@ void RemoteHub::set_config(const Config& config) {
     look_at_certificate();
 }
 
-/// Clients refuse what has expired: who runs the bus is to know it before they do.
-void RemoteHub::look_at_certificate() const {
-    if (config_.listen_tls.empty()) {
+/// Clients refuse what has expired: who runs the bus is to know it before they do, and is told when
+/// it is so, and once a day.
+void RemoteHub::look_at_certificate() {
+    if (config_.listen_tls.empty() || stopped_) {
         return;
     }
     const std::int64_t left_s = config_.tls->expires_s() - ::time(nullptr);
@@ -123,6 +126,8 @@ void RemoteHub::look_at_certificate() const {
         log_warning("tcp.certificate: {} expires soon: renew it, and send SIGHUP",
                     config_.tls->certificate());
     }
+    const std::int64_t next_s = left_s > 0 ? std::min(left_s, kLookAgainS) : kLookAgainS;
+    certificate_.start(next_s * 1'000'000'000);
 }
 
 std::vector<std::string> RemoteHub::addresses() const {
@@ -148,7 +153,7 @@ void RemoteHub::accepted(sys::UniqueFd fd, bool tls) {
         return;
     }
     Amounts cost = kStrangerCost;
-    cost.ring_bytes += tls ? sys::TlsStream::kMemoryBytes : 0;
+    cost.ring_bytes += tls ? sys::TlsStream::kHandshakeMemoryBytes : 0;
     auto charge = bus_.charge(uid, cost, "remote connection");
     if (!charge.ok()) {
         refuse(std::move(fd), tls, charge.error());

@@ -65,7 +65,7 @@ private:
     RemoteHub(EventLoop& loop, Bus& bus, const TcpConfig& config);
     void accepted(sys::UniqueFd fd, bool tls);
     void refuse(sys::UniqueFd fd, bool tls, const sys::Error& error);
-    void look_at_certificate() const;
+    void look_at_certificate();
     void accept_failed(Socket& socket, int error);
     void watch();
     void look_who_is_dead();
@@ -77,6 +77,7 @@ private:
     RemoteMemory memory_;  ///< outlives the sessions
     OperationScope scope_;
     Timer watch_;
+    Timer certificate_;                            ///< when it is to be looked at again
     ConnectRate connect_rate_{key::kTcpConnects};  ///< by the uids that stand for hosts
     std::vector<std::unique_ptr<Socket>> sockets_;
     std::unordered_map<RemoteSession*, std::unique_ptr<RemoteSession>> sessions_;

@@ -65,7 +65,7 @@ void RemoteSession::start(std::string identity, Charge charge) {
         !set.ok()) {
         log_debug("{}: {}", describe(), set.error().what);
     }
-    recv_.start(tcp_.get());
+    recv_.start(tcp_.get(), RecvBuffers::bulk);
     timer_.start(static_cast<std::int64_t>(hub_.config().handshake_timeout_ns));
 }
 
@@ -86,8 +86,9 @@ void RemoteSession::received(std::span<const std::byte> bytes) {
 }
 
 void RemoteSession::received_plain(std::span<const std::byte> bytes) {
-    remote_frames_.add(bytes);
+    remote_frames_.lend(bytes);
     take_remote_frames();
+    remote_frames_.keep();
 }
 
 /// What it says comes first, then what is wrong with how it says it.

@@ -121,7 +121,7 @@ void RemoteSession::turn() {
         return;
     }
     if (!recv_.submitted() && bus_queue_.size() <= kQueueBytesMax && !remote_ended_) {
-        recv_.start(tcp_.get());
+        recv_.start(tcp_.get(), RecvBuffers::bulk);
     }
     if (bus_ && !bus_poll_.submitted() && queue_.size() <= kQueueBytesMax) {
         bus_poll_.start(bus_.get(), POLLIN);
@@ -403,7 +403,11 @@ void RemoteSession::send_some() {
     if (send_.submitted()) {
         return;
     }
-    std::vector<std::byte> chunk = std::exchange(queue_, {});
+    // A buffer goes round as long as there is something to send, and is let go of with the last.
+    std::vector<std::byte> chunk = send_.take_buffer();
+    if (!queue_.empty()) {
+        chunk = std::exchange(queue_, {});
+    }
     const bool again = state_ == State::active && fill(chunk);
     if (tls_) {
         seal(chunk);

@@ -77,9 +77,6 @@ EventLoop::Ring::~Ring() {
     if (opened_) {
         io_uring_queue_exit(&uring);
     }
-    if (buffer_ring_ != nullptr) {
-        (void)::munmap(buffer_ring_, buffer_ring_bytes_);
-    }
 }
 
 sys::Result<void> EventLoop::Ring::open(const EventLoopOptions& options) {
@@ -137,50 +134,64 @@ sys::Result<void> EventLoop::Ring::probe_operations() {
 }
 
 sys::Result<void> EventLoop::Ring::provide_buffers(const EventLoopOptions& options) {
-    IPCBUS_ASSERT(std::has_single_bit(options.recv_buffer_count));
-    IPCBUS_ASSERT(options.recv_buffer_count <= 32768);
-    buffer_count_ = options.recv_buffer_count;
-    buffer_bytes_ = options.recv_buffer_bytes;
-    buffers_.resize(std::size_t{buffer_count_} * buffer_bytes_);
-    buffer_ring_bytes_ = buffer_count_ * sizeof(io_uring_buf);
-
-    void* const memory = ::mmap(nullptr, buffer_ring_bytes_, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        return sys::fail_errno("mmap");
+    int result = small_.provide(uring, RecvBuffers::small, options.recv_buffer_count,
+                                options.recv_buffer_bytes);
+    if (result == 0) {
+        result = bulk_.provide(uring, RecvBuffers::bulk, options.bulk_buffer_count,
+                               options.bulk_buffer_bytes);
     }
-    buffer_ring_ = static_cast<io_uring_buf_ring*>(memory);
-    io_uring_buf_reg registration{};
-    registration.ring_addr = reinterpret_cast<std::uintptr_t>(memory);
-    registration.ring_entries = buffer_count_;
-    registration.bgid = kRecvBufferGroup;
-    const int result = io_uring_register_buf_ring(&uring, &registration, 0);
     if (result == -EINVAL) {
         return sys::fail(EINVAL, std::string(kTooOld) + " (no provided buffer rings)");
     }
-    if (result < 0) {
-        return refusal(-result);
-    }
-    io_uring_buf_ring_init(buffer_ring_);
-    for (unsigned id = 0; id < buffer_count_; ++id) {
-        return_recv_buffer(id);
-    }
-    return {};
+    return result < 0 ? refusal(-result) : sys::Result<void>();
 }
 
-std::span<const std::byte> EventLoop::Ring::recv_buffer(unsigned id, int bytes) const {
-    IPCBUS_ASSERT(id < buffer_count_);
-    IPCBUS_ASSERT(bytes >= 0 && static_cast<unsigned>(bytes) <= buffer_bytes_);
-    return std::span(buffers_).subspan(std::size_t{id} * buffer_bytes_,
-                                       static_cast<std::size_t>(bytes));
+int BufferGroup::provide(io_uring& uring, RecvBuffers number, unsigned count, unsigned bytes) {
+    IPCBUS_ASSERT(std::has_single_bit(count));
+    IPCBUS_ASSERT(count <= 32768);
+    count_ = count;
+    bytes_ = bytes;
+    constexpr std::size_t kPage = 4096;
+    const std::size_t ring_bytes = (count * sizeof(io_uring_buf) + kPage - 1) / kPage * kPage;
+    mapped_bytes_ = ring_bytes + std::size_t{count} * bytes;
+    void* const mapped =
+        ::mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
+        return -errno;
+    }
+    ring_ = static_cast<io_uring_buf_ring*>(mapped);
+    memory_ = static_cast<std::byte*>(mapped) + ring_bytes;
+    io_uring_buf_reg registration{};
+    registration.ring_addr = reinterpret_cast<std::uintptr_t>(mapped);
+    registration.ring_entries = count;
+    registration.bgid = static_cast<std::uint16_t>(number);
+    if (const int result = io_uring_register_buf_ring(&uring, &registration, 0); result < 0) {
+        return result;
+    }
+    io_uring_buf_ring_init(ring_);
+    for (unsigned id = 0; id < count; ++id) {
+        give_back(id);
+    }
+    return 0;
 }
 
-void EventLoop::Ring::return_recv_buffer(unsigned id) {
-    IPCBUS_ASSERT(id < buffer_count_);
-    io_uring_buf_ring_add(buffer_ring_, buffers_.data() + std::size_t{id} * buffer_bytes_,
-                          buffer_bytes_, static_cast<unsigned short>(id),
-                          io_uring_buf_ring_mask(buffer_count_), 0);
-    io_uring_buf_ring_advance(buffer_ring_, 1);
+BufferGroup::~BufferGroup() {
+    if (ring_ != nullptr) {
+        (void)::munmap(ring_, mapped_bytes_);
+    }
+}
+
+std::span<const std::byte> BufferGroup::get(unsigned id, int bytes) const {
+    IPCBUS_ASSERT(id < count_);
+    IPCBUS_ASSERT(bytes >= 0 && static_cast<unsigned>(bytes) <= bytes_);
+    return {memory_ + std::size_t{id} * bytes_, static_cast<std::size_t>(bytes)};
+}
+
+void BufferGroup::give_back(unsigned id) {
+    IPCBUS_ASSERT(id < count_);
+    io_uring_buf_ring_add(ring_, memory_ + std::size_t{id} * bytes_, bytes_,
+                          static_cast<unsigned short>(id), io_uring_buf_ring_mask(count_), 0);
+    io_uring_buf_ring_advance(ring_, 1);
 }
 
 }  // namespace ipcbus::daemon

@@ -13,8 +13,27 @@ namespace ipcbus::daemon {
 /// IORING_OP_FUTEX_WAIT, newer than the headers we build with.
 inline constexpr int kFutexWait = 51;
 
-/// The one group of provided buffers.
-inline constexpr unsigned short kRecvBufferGroup = 0;
+/// A group of provided buffers. What is never received into takes no memory.
+class BufferGroup {
+public:
+    BufferGroup() = default;
+    ~BufferGroup();
+    BufferGroup(const BufferGroup&) = delete;
+    BufferGroup& operator=(const BufferGroup&) = delete;
+
+    /// 0, or a negative errno. `count`: a power of two.
+    [[nodiscard]] int provide(io_uring& uring, RecvBuffers number, unsigned count, unsigned bytes);
+    [[nodiscard]] std::span<const std::byte> get(unsigned id, int bytes) const;
+    void give_back(unsigned id);
+
+private:
+    unsigned count_ = 0;
+    unsigned bytes_ = 0;
+    /// Page-aligned, shared with the kernel: ids of free buffers; the buffers behind it.
+    io_uring_buf_ring* ring_ = nullptr;
+    std::size_t mapped_bytes_ = 0;
+    std::byte* memory_ = nullptr;
+};
 
 struct EventLoop::Ring {
     Ring() = default;
@@ -23,8 +42,9 @@ struct EventLoop::Ring {
     Ring& operator=(const Ring&) = delete;
 
     [[nodiscard]] sys::Result<void> open(const EventLoopOptions& options);
-    [[nodiscard]] std::span<const std::byte> recv_buffer(unsigned id, int bytes) const;
-    void return_recv_buffer(unsigned id);
+    [[nodiscard]] BufferGroup& buffers(RecvBuffers which) {
+        return which == RecvBuffers::small ? small_ : bulk_;
+    }
 
     io_uring uring{};
     bool futex_wait = false;  ///< it knows kFutexWait
@@ -35,12 +55,8 @@ private:
     sys::Result<void> provide_buffers(const EventLoopOptions& options);
 
     bool opened_ = false;
-    unsigned buffer_count_ = 0;
-    unsigned buffer_bytes_ = 0;
-    /// Page-aligned, shared with the kernel: ids of free buffers.
-    io_uring_buf_ring* buffer_ring_ = nullptr;
-    std::size_t buffer_ring_bytes_ = 0;
-    std::vector<std::byte> buffers_;
+    BufferGroup small_;
+    BufferGroup bulk_;
 };
 
 }  // namespace ipcbus::daemon

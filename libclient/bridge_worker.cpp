@@ -122,8 +122,12 @@ void BridgeWorker::run() {
         // [S1] acquire: before every look. Pairs with ring_bell.
         const u32 bell_seen = own_.waiter(0).bell.load(std::memory_order_acquire);
         waiter_->take_activity();
-        read_library();
-        (void)read_daemon();  // if there is more, poll() says so
+        if (library_speaks_) {
+            read_library();
+        }
+        if (daemon_speaks_) {
+            (void)read_daemon();  // if there is more, poll() says so
+        }
         digest_all();
         const bool more = fill();
         write_daemon();
@@ -133,6 +137,7 @@ void BridgeWorker::run() {
         }
         look_whether_dead();
         write_library();
+        library_speaks_ = daemon_speaks_ = true;  // perhaps
         if (through() || (!again && !wait(bell_seen))) {
             break;
         }
@@ -178,6 +183,10 @@ bool BridgeWorker::wait(u32 bell_seen) {
     constexpr int kPolledMs = protocol::Waiter::kPolledSliceNs / 1'000'000;
     const bool soon = (idle && polled_) || (lost_ && !let_go_) || !armed;
     const int ready = ::poll(waits, 4, soon ? kPolledMs : kLookMs);
+    if (ready > 0) {
+        daemon_speaks_ = (waits[0].revents & ~POLLOUT) != 0;
+        library_speaks_ = (waits[1].revents & ~POLLOUT) != 0;
+    }
     if (idle) {
         waiter_->get_up(ready <= 0 || (waits[2].revents != 0 && source_.active_count() == 0));
     }
@@ -242,13 +251,14 @@ void BridgeWorker::hear_sealed(std::span<const std::byte> bytes) {
 }
 
 void BridgeWorker::hear_daemon(std::span<const std::byte> bytes) {
-    daemon_frames_.add(bytes);
+    daemon_frames_.lend(bytes);
     FrameHeader header;
     std::span<const std::byte> fields;
     FrameReader::Status status{};
     while (!lost_ && (status = daemon_frames_.next(header, fields)) == FrameReader::Status::frame) {
         daemon_frame(header, fields);
     }
+    daemon_frames_.keep();
     if (status == FrameReader::Status::malformed) {
         daemon_lost(EPROTO, std::string("the daemon sent a ") + daemon_frames_.why());
     }

@@ -155,6 +155,8 @@ private:
     protocol::i64 next_look_ns_ = 0;  ///< whether it is dead
     bool polled_ = false;             ///< nobody rings for some of what is active
     bool introduced_ = false;
+    bool daemon_speaks_ = true;  ///< as poll() knows
+    bool library_speaks_ = true;
     protocol::FrameReader daemon_frames_;
     protocol::FrameReader library_frames_;
     std::unique_ptr<sys::TlsStream> tls_;

@@ -174,7 +174,10 @@ Error TlsStream::broken(int result) {
     const bool of_tls = result == SSL_ERROR_SSL && ERR_GET_LIB(code) == ERR_LIB_SSL;
     ERR_clear_error();
     const std::string other = context_->is_server() ? "the client" : "the server";
-    if (out_of_memory_ || reason == ERR_R_MALLOC_FAILURE) {
+    if (result == SSL_ERROR_WANT_READ && !too_much_) {
+        // While we have something to send: it has begun a message of the handshake's, and no more.
+        error_ = fail(EPROTO, other + " breaks TLS: a message that changes its keys, in pieces");
+    } else if (out_of_memory_ || reason == ERR_R_MALLOC_FAILURE) {
         error_ = fail(ENOMEM, "TLS: out of memory");
     } else if (too_much_) {
         error_ = fail(EPROTO, "a TLS handshake of more than " +

@@ -38,6 +38,8 @@ public:
     static constexpr std::size_t kUnsentBytesMax = std::size_t{64} << 10;
     /// What one takes of memory, at most, beside what is fed and sealed at a time.
     static constexpr std::size_t kMemoryBytes = std::size_t{128} << 10;
+    /// The same before ready(): what the other side shows is kept, in parts and as a whole.
+    static constexpr std::size_t kHandshakeMemoryBytes = std::size_t{512} << 10;
 
     /// The server's end, waiting for a client.
     [[nodiscard]] static Result<std::unique_ptr<TlsStream>>

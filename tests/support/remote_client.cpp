@@ -79,6 +79,26 @@ Incoming RemoteClient::next() {
     }
 }
 
+std::optional<Incoming> RemoteClient::next_if_there() {
+    Incoming incoming;
+    std::span<const std::byte> fields;
+    for (;;) {
+        const FrameReader::Status status = reader_.next(incoming.header, fields);
+        REQUIRE(status != FrameReader::Status::malformed);
+        if (status == FrameReader::Status::frame) {
+            incoming.fields.assign(fields.begin(), fields.end());
+            return incoming;
+        }
+        std::array<std::byte, 65536> bytes;
+        const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+        if (got < 0 && errno == EAGAIN) {
+            return std::nullopt;
+        }
+        REQUIRE(got > 0);
+        reader_.add(std::span(bytes).first(static_cast<std::size_t>(got)));
+    }
+}
+
 Incoming RemoteClient::answer() {
     for (;;) {
         Incoming incoming = next();

@@ -43,6 +43,8 @@ public:
     }
     /// The next frame. A hang-up ends the test.
     Incoming next();
+    /// The next frame of what has come, if a whole one has: nothing is waited for.
+    std::optional<Incoming> next_if_there();
     [[nodiscard]] const sys::UniqueFd& socket() const { return socket_; }
 
     static void say(const sys::UniqueFd& socket, std::string_view bytes);

@@ -181,3 +181,57 @@ TEST_CASE("an unknown type is a frame: its reader decides") {
     CHECK(std::string(frame_name(header.type)) == "unknown frame");
     CHECK(fields.size() == 2);
 }
+
+TEST_CASE("what is lent is cut where it lies, and what is kept of it is a copy") {
+    const Bytes stream = some_frames();
+    std::vector<Cut> whole;
+    FrameReader at_once;
+    at_once.add(stream);
+    REQUIRE(drain(at_once, whole) == Status::need_more);
+    for (std::size_t one = 0; one <= stream.size(); one++) {
+        for (std::size_t two = one; two <= stream.size(); two += 1 + two % 3) {
+            FrameReader reader;
+            std::vector<Cut> cuts;
+            const std::size_t ends[] = {one, two, stream.size()};
+            std::size_t begin = 0;
+            for (const std::size_t end : ends) {
+                Bytes piece(stream.begin() + static_cast<std::ptrdiff_t>(begin),
+                            stream.begin() + static_cast<std::ptrdiff_t>(end));
+                reader.lend(piece);
+                CHECK(drain(reader, cuts) == Status::need_more);
+                reader.keep();
+                std::fill(piece.begin(), piece.end(), std::byte{0xff});
+                begin = end;
+            }
+            REQUIRE(cuts == whole);
+            REQUIRE(reader.consumed() == stream.size());
+        }
+    }
+}
+
+TEST_CASE("of what is lent, what nobody asked for is there when it is asked for") {
+    const Bytes stream = some_frames();
+    Bytes lent = stream;
+    FrameReader reader;
+    reader.lend(lent);
+    FrameHeader header;
+    std::span<const std::byte> fields;
+    REQUIRE(reader.next(header, fields) == Status::frame);
+    reader.keep();
+    std::fill(lent.begin(), lent.end(), std::byte{0xff});
+    std::vector<Cut> cuts;
+    CHECK(drain(reader, cuts) == Status::need_more);
+    CHECK(cuts.size() == 3);
+    // What cannot be cut is all there to be looked at, however it came.
+    const std::string text = "GET / HTTP/1.1\r\n";
+    const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
+    for (std::size_t cut = 0; cut < sizeof(u32); cut++) {
+        FrameReader lied_to;
+        lied_to.lend(bytes.first(cut));
+        CHECK(lied_to.next(header, fields) == Status::need_more);
+        lied_to.lend(bytes.subspan(cut));
+        CHECK(lied_to.next(header, fields) == Status::malformed);
+        CHECK(std::equal(bytes.begin(), bytes.end(), lied_to.unread().begin(),
+                         lied_to.unread().end()));
+    }
+}

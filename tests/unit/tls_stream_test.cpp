@@ -8,6 +8,7 @@
 #include "certificates.hpp"
 
 #include <doctest/doctest.h>
+#include <malloc.h>
 #include <openssl/ssl.h>
 
 #include <random>
@@ -431,6 +432,36 @@ TEST_CASE("a handshake is bounded in bytes") {
     wide.run();
     CHECK_FALSE(wide.server->ready());
     CHECK(code(*wide.server) == EPROTO);
+}
+
+TEST_CASE("a handshake takes no more memory than is charged for it") {
+    const Authority authority;
+    const auto allocated = [] {
+        const struct mallinfo2 now = ::mallinfo2();
+        return now.uordblks + now.hblkhd;
+    };
+    std::size_t most = 0;
+    for (const int others : {0, 0, 20, 60, 100, 120}) {  // a large one, or many
+        Wanted large;
+        large.padding_bytes = others == 0 ? 30'000 : 0;
+        Certificate own = authority.issue(large);
+        for (int i = 0; i < others; i++) {
+            own.certificate += authority.issue().certificate;
+        }
+        Ends ends(server_context(authority.issue(), &authority, ClientCertificates::optional),
+                  client_context(authority, &own));
+        Ends::move(*ends.client, *ends.server, ends.heard_by_server, 1000);
+        Ends::move(*ends.server, *ends.client, ends.heard_by_client, 1000);
+        const Bytes shown = ends.client->seal({});
+        const std::size_t before = allocated();
+        for (std::size_t at = 0; at + 1 < shown.size() && !ends.server->error(); at++) {
+            Ends::deliver(std::span(shown).subspan(at, 1), *ends.server, ends.heard_by_server);
+            const std::size_t now = allocated();
+            most = std::max(most, now - std::min(now, before));
+        }
+    }
+    MESSAGE("a handshake takes ", most / 1024, " KiB");
+    CHECK(most < TlsStream::kHandshakeMemoryBytes);
 }
 
 TEST_CASE("truncated, changed, and noise: an error, and never a byte that was not said") {

@@ -13,12 +13,20 @@ std::string address_of_daemon;  // written before the fork
 
 const std::string& bus_address() { return address_of_daemon; }
 
-std::string start_ipcbusd(Server& server, const Setup& setup) {
+std::string start_ipcbusd(Server& server, const Setup& setup, bool tcp) {
     const std::string socket = setup.directory + "/bus.sock";
     const std::string address = "unix:" + socket;
+    std::vector<std::string> words{setup.build_directory + "/daemon/ipcbusd", "--listen", address};
+    const std::string tcp_address =
+        "tcp:127.0.0.1:" + std::to_string(tcp ? Server::free_port() : 0);
+    if (tcp) {
+        words.insert(words.end(), {"--listen", tcp_address});
+    }
     const std::string why =
-        server.start({setup.build_directory + "/daemon/ipcbusd", "--listen", address},
-                     setup.directory + "/log", [&] { return Server::answers(socket); });
+        server.start(words, setup.directory + "/log", [&] { return Server::answers(socket); });
+    if (tcp) {
+        return why.empty() ? tcp_address : "";
+    }
     address_of_daemon = why.empty() ? address : "";
     return address_of_daemon;
 }

@@ -22,8 +22,9 @@ T check(T result, const char* what) {
     return result;
 }
 
-/// Starts a private ipcbusd in the setup's directory; its address, or "".
-[[nodiscard]] std::string start_ipcbusd(Server& server, const Setup& setup);
+/// Starts a private ipcbusd in the setup's directory; its address, or "". `tcp`: for remote
+/// clients.
+[[nodiscard]] std::string start_ipcbusd(Server& server, const Setup& setup, bool tcp = false);
 /// The address of the daemon that was started last.
 [[nodiscard]] const std::string& bus_address();
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ipcbus itself, by its public C interface and with a daemon of its own. A topic each way for each
+// ipcbus itself, by its public C interface and with a daemon of its own, locally and, with both
+// sides remote clients of a daemon of this host, over TCP. A topic each way for each
 // way to wait, since a subscription keeps to the way that it was made with, and for each size of
 // ring. Small messages are received by copying them, one call each; long ones are read in place;
 // batches are published and borrowed by many.
@@ -17,9 +18,14 @@ constexpr std::size_t kReceiveBytesMax = 512;  // above, messages are read where
 
 class Ipcbus : public PeerLoops<Ipcbus> {
 public:
+    explicit Ipcbus(bool tcp) {
+        traits_.name = tcp ? "ipcbus tcp" : "ipcbus";
+        traits_.local = traits_.spins = traits_.batches = traits_.in_place = !tcp;
+        traits_.tcp = traits_.has_server = tcp;
+    }
     const Traits& traits() const override { return traits_; }
     std::string start(const Setup& setup) override {
-        address_ = start_ipcbusd(server_, setup);
+        address_ = start_ipcbusd(server_, setup, traits_.tcp);
         return address_.empty() ? "ipcbusd does not start" : "";
     }
     int server_pid() const override { return server_.pid(); }
@@ -122,8 +128,7 @@ private:
         {Waiting::best, kLargeRingBytes},
     }};
 
-    Traits traits_{
-        .name = "ipcbus", .spins = true, .adapts = true, .batches = true, .in_place = true};
+    Traits traits_{.adapts = true};
     Server server_;
     std::string address_;
     ipcbus_bus* bus_ = nullptr;
@@ -138,7 +143,8 @@ private:
     std::size_t next_ = 0;
 };
 
-const Registered registered(200, [] { return std::make_unique<Ipcbus>(); });
+const Registered local(200, [] { return std::make_unique<Ipcbus>(false); });
+const Registered tcp(201, [] { return std::make_unique<Ipcbus>(true); });
 
 }  // namespace
 }  // namespace ipcbus::bench

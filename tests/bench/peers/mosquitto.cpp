@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// MQTT: a private mosquitto on a Unix socket, and libmosquitto, QoS 0. Each side runs the client's
-// loop itself, without a thread, so that a message costs no hand-over within the process; a publish
-// is then written to the socket by the call. mosquitto drops QoS 0 messages that it has no room
-// for: that limit is lifted, and the frame lets no more than a window of messages be on the way.
+// MQTT: a private mosquitto on a Unix socket, or over TCP, and libmosquitto, QoS 0. Each side runs
+// the client's loop itself, without a thread, so that a message costs no hand-over within the
+// process; a publish is then written to the socket by the call. mosquitto drops QoS 0 messages that
+// it has no room for: that limit is lifted, and the frame lets no more than a window of messages be
+// on the way.
 #include "peers/loops.hpp"
 #include "peers/polling.hpp"
 #include "peers/server.hpp"
@@ -26,6 +27,11 @@ void check(int result, const char* what) {
 
 class Mosquitto : public PeerLoops<Mosquitto> {
 public:
+    explicit Mosquitto(bool tcp) {
+        traits_.name = tcp ? "mosquitto tcp" : "mosquitto";
+        traits_.local = !tcp;
+        traits_.tcp = tcp;
+    }
     ~Mosquitto() override {
         if (client_ != nullptr) {
             mosquitto_disconnect(client_);
@@ -37,13 +43,16 @@ public:
     int server_pid() const override { return server_.pid(); }
 
     std::string start(const Setup& setup) override {
-        socket_ = setup.directory + "/mosquitto.sock";
+        socket_ = traits_.tcp ? "127.0.0.1" : setup.directory + "/mosquitto.sock";
+        port_ = traits_.tcp ? Server::free_port() : 0;
         const std::string config = setup.directory + "/mosquitto.conf";
-        std::ofstream(config) << "listener 0 " << socket_ << "\nallow_anonymous true\n"
+        std::ofstream(config) << "listener " << port_ << " " << socket_
+                              << "\nset_tcp_nodelay true\nallow_anonymous true\n"
                               << "persistence false\nlog_type error\nmax_queued_messages 0\n"
                               << (::geteuid() == 0 ? "user root\n" : "");
-        return server_.start({"mosquitto", "-c", config}, setup.directory + "/log",
-                             [this] { return Server::answers(socket_); });
+        return server_.start({"mosquitto", "-c", config}, setup.directory + "/log", [this] {
+            return port_ != 0 ? Server::answers(port_) : Server::answers(socket_);
+        });
     }
     void open(Side side) override {
         const int own = side == Side::a ? 0 : 1;
@@ -57,7 +66,8 @@ public:
             client_, [](mosquitto*, void* self, const mosquitto_message* message) {
                 static_cast<Mosquitto*>(self)->take(*message);
             });
-        check(mosquitto_connect(client_, socket_.c_str(), 0, kKeepaliveS), "connect");
+        check(mosquitto_int_option(client_, MOSQ_OPT_TCP_NODELAY, 1), "no delay");
+        check(mosquitto_connect(client_, socket_.c_str(), port_, kKeepaliveS), "connect");
         check(mosquitto_subscribe(client_, nullptr, kTopics[own], 0), "subscribe");
         while (!subscribed_) {
             check(mosquitto_loop(client_, -1, 1), "subscribe");
@@ -102,12 +112,11 @@ private:
         received_[count_++].assign(data, data + message.payloadlen);
     }
 
-    Traits traits_{.name = "mosquitto",
-                   .spins = has_cpus(3),
-                   .has_server = true,
-                   .packages = {"mosquitto", "libmosquitto-dev"}};
+    Traits traits_{
+        .spins = has_cpus(3), .has_server = true, .packages = {"mosquitto", "libmosquitto-dev"}};
     Server server_;
-    std::string socket_;
+    std::string socket_;  ///< or host
+    int port_ = 0;        ///< 0: a Unix socket
     mosquitto* client_ = nullptr;
     const char* other_ = nullptr;
     bool subscribed_ = false;
@@ -117,7 +126,8 @@ private:
     std::size_t next_ = 0;
 };
 
-const Registered registered(410, [] { return std::make_unique<Mosquitto>(); });
+const Registered local(410, [] { return std::make_unique<Mosquitto>(false); });
+const Registered tcp(411, [] { return std::make_unique<Mosquitto>(true); });
 
 }  // namespace
 }  // namespace ipcbus::bench

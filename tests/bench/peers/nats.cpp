@@ -105,6 +105,7 @@ private:
 
     Traits traits_{.name = "NATS",
                    .spins = has_cpus(3),
+                   .tcp = true,
                    .has_server = true,
                    .pin_threads = true,
                    .packages = {"nats-server", "libnats-dev"}};

@@ -75,6 +75,8 @@ struct Traits {
     bool batches = false;   // has a way to send many at once that is worth measuring
     bool in_place = false;  // has lend() and give()
     bool limit = false;     // no peer but a physical limit
+    bool local = true;      // can do the workloads between processes of one host
+    bool tcp = false;       // and those over TCP
     /// It has threads or a server of its own: its slices are longer and fewer, and nothing in them
     /// is pinned, as that would only be in the way on few CPUs.
     bool has_server = false;

@@ -148,6 +148,7 @@ class Report:
                 rate(f"{size} copied in, read in place", workload, of(workload, best), 0.9,
                      f"x {best}")
         time("1 MiB in place, latency", "latency-in-place-1MiB", of("latency-spin"), 2, "/ 64 B")
+        self.judge_tcp(row, distance)
         for readers in (8, 64):
             time("CPU time of a publish", f"publish-cost-{readers}", of("publish-cost-1"), 1.3,
                  f"{readers} readers / 1")
@@ -158,6 +159,19 @@ class Report:
         for workload in ("rings-latency", "rings-drain"):
             time("1,000 rings, one active", f"{workload}-1000", of(f"{workload}-1"), 1.5,
                  f"/ one ring ({workload.split('-')[1]})")
+
+    def judge_tcp(self, row, distance):
+        """From a remote publisher to a remote subscriber."""
+        for workload, size, below, limit in (
+                ("tcp-stream-64", "64 B", "NATS", 3),
+                ("tcp-stream-64", "64 B", "mosquitto tcp", 3),
+                ("tcp-stream-16KiB", "16 KiB", "bare TCP", 0.7)):
+            row(f"{size} over TCP", f"x {below}",
+                self.ratio((workload, below), (workload, "ipcbus tcp"), distance), limit, False,
+                distance)
+        row("64 B over TCP, one way", "p50 / bare TCP relay",
+            self.ratio(("tcp-latency", "ipcbus tcp"), ("tcp-latency", "bare TCP relay"), distance),
+            1.2, True, distance)
 
     def judge_control(self, row):
         idle = [value for key, values in self.rounds.items() if key[0] == "idle-waiter"
@@ -232,7 +246,8 @@ class Report:
             value = self.median(workload, peer, distance)
             if value is None:
                 continue
-            ratio = self.ratio((workload, peer), (workload, "ipcbus"), distance)
+            own = "ipcbus tcp" if workload.startswith("tcp-") else "ipcbus"
+            ratio = self.ratio((workload, peer), (workload, own), distance)
             p99 = self.percentile(workload, peer, distance, "p99_ns")
             rate = "" if task["ping_pong"] else show_rate(value)
             print(f"  {workload if workload != last else '':24} {peer:24} {show_time(value):>9} "

@@ -33,7 +33,11 @@ private:
     Peer& peer_;
 };
 
-bool can(const Traits& traits, const Slice& slice) {
+bool can(const Traits& traits, const Workload& workload) {
+    const Slice& slice = workload.slice;
+    if (workload.tcp ? !traits.tcp : !traits.local) {
+        return false;
+    }
     if (slice.message_bytes < traits.message_bytes_min ||
         slice.message_bytes > traits.message_bytes_max) {
         return false;
@@ -43,6 +47,9 @@ bool can(const Traits& traits, const Slice& slice) {
     }
     if (slice.stream) {
         return traits.stream;
+    }
+    if (workload.tcp) {
+        return traits.ping_pong;
     }
     return traits.ping_pong && (slice.waiting == Waiting::spin    ? traits.spins
                                 : slice.waiting == Waiting::sleep ? traits.sleeps
@@ -66,13 +73,16 @@ const std::vector<Workload>& peer_workloads() {
         {"stream-1KiB", {.message_bytes = kKiB, .stream = true}},
         {"stream-64KiB", {.message_bytes = 64 * kKiB, .stream = true}},
         {"stream-1MiB", {.message_bytes = kKiB * kKiB, .stream = true}},
+        {"tcp-latency", {.touch = false}, true},
+        {"tcp-stream-64", {.stream = true}, true},
+        {"tcp-stream-16KiB", {.message_bytes = 16 * kKiB, .stream = true}, true},
     };
     return all;
 }
 
 void add_peer_tasks(Peer& peer, Tasks& tasks) {
     for (const Workload& workload : peer_workloads()) {
-        if (can(peer.traits(), workload.slice)) {
+        if (can(peer.traits(), workload)) {
             tasks.push_back(std::make_unique<PeerTask>(workload, peer));
         }
     }

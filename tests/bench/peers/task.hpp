@@ -48,6 +48,7 @@ using Tasks = std::vector<std::unique_ptr<Task>>;
 struct Workload {
     const char* name;
     Slice slice;
+    bool tcp = false;  ///< between remote clients of one broker, over TCP
 };
 [[nodiscard]] const std::vector<Workload>& peer_workloads();
 
