@@ -91,7 +91,11 @@ Bus::Bus(EventLoop& loop, const Config& config, std::uint64_t descriptors_max)
 Bus::~Bus() = default;
 
 void Bus::set_config(const Config& config) {
+    const bool access_changed = config_.access != config.access;
     config_ = config;
+    if (access_changed) {
+        apply_access();
+    }
     quota_.set_limits(config.limits);
     pool_.configure(config.publications.ring_bytes, config.publications.rings_ready);
 }
@@ -182,6 +186,8 @@ void Bus::hello(Session& session, std::uint64_t request, const protocol::Hello& 
     auto made = std::make_unique<Client>(id, session.uid(), frame.name, std::move(memory).value());
     Client& client = *made;
     client.token = token.value();
+    client.identity = session.identity();
+    client.access = Access(config_.access, client.identity);
     clients_.emplace(id, std::move(made));
     session.serve(client);
     log_debug("{} connected, pid {}", client.describe(), session.pid());

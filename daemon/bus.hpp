@@ -14,6 +14,7 @@
 //   bus_jobs.cpp          attaching many to many, piece by piece
 //   bus_end.cpp           STOPPING, and waiting for readers
 //   bus_exchange.cpp      ASK, SERVE, COLLECT, RESPOND
+//   bus_access.cpp        who may do what, also where the rules have changed
 //   bus_look.cpp          LOOK: what is on the bus, for who may know
 //   bus_attachments.cpp   SUBSCRIBE, UNSUBSCRIBE, DETACHED, TAKEN, COMPLAIN; attach and detach
 //   teller.cpp            what a client is told by itself: PEER, MEMBERS, ATTACHED, ENDED
@@ -149,6 +150,19 @@ private:
     [[nodiscard]] protocol::AttachmentsPage page_of_attachments(const Viewer& viewer,
                                                                 std::uint64_t after) const;
 
+    // bus_access.cpp
+    void apply_access();
+    [[nodiscard]] bool check_some();
+    void check(Publication& publication);
+    void revoke(Publication& publication, Client& writer);
+    [[nodiscard]] static sys::Result<void> check_right(const Client& client, Right right,
+                                                       const std::string& filter,
+                                                       std::string_view what, bool whole);
+    [[nodiscard]] static sys::Result<void> may_subscribe(const Client& client,
+                                                         const Subscription& asked_for,
+                                                         std::string_view what);
+    [[nodiscard]] static bool may_read(const Client& reader, const Publication& publication);
+
     // bus_publications.cpp
     void make_publication(Client& client, std::uint64_t request,
                           sys::Result<Publication*> made_publication);
@@ -203,7 +217,7 @@ private:
     [[nodiscard]] sys::Result<void> provide_slots(Client& client, std::size_t count,
                                                   std::string_view what);
     [[nodiscard]] sys::Result<void> make_room(Client& reader, std::string_view what);
-    enum class Attach { done, no_room, bad_ring };
+    enum class Attach { done, no_room, bad_ring, denied };
     Attach attach(Publication& publication, Subscription& subscription);
     void set_reader_end(Attachment& attachment, Attachment::Reader reader_end);
     void await(Attachment& attachment);
@@ -220,6 +234,7 @@ private:
 
     // teller.cpp
     void tell_publications(Client& client, Outbox& outbox);
+    void tell_access(Publication& publication, Outbox& outbox);
     bool tell_publication(Client& client, Publication& publication, Outbox& outbox);
     bool tell_attachment(Client& client, Attachment& attachment, Outbox& outbox);
 
@@ -253,6 +268,8 @@ private:
     AttachmentTable attachments_;
     std::map<Id, Client*> subscriptions_;  ///< whose it is; in the order of their ids
     std::unordered_map<Session*, std::unique_ptr<Session>> sessions_;
+    /// The rules have changed: publications up to this one have been looked at.
+    std::optional<Id> checked_to_;
     bool turn_scheduled_ = false;
     FairQueue to_work_;
     std::vector<Session*> to_pump_;

@@ -59,6 +59,10 @@ void Bus::begin_subscription(Client& client, u64 request, Subscription asked_for
             request, sys::fail(EINVAL, fmt::format("'{}' is no filter: {}", filter, fault)));
         return;
     }
+    if (auto allowed = may_subscribe(client, asked_for, what); !allowed.ok()) {
+        client.session->refuse(request, allowed.error());
+        return;
+    }
     auto charge = quota_.charge(client.uid, Amounts{.subscriptions = 1}, what);
     if (!charge.ok()) {
         client.session->refuse(request, charge.error());
@@ -215,12 +219,15 @@ sys::Result<void> Bus::make_room(Client& reader, std::string_view what) {
     return reader.memory.back_slot(reader.slots.next());
 }
 
-/// Not done: the reader has no room, and the caller notes what it lacks; or the ring's content is a
-/// lie.
+/// Not done: the reader has no room, and the caller notes what it lacks; or it may not read it; or
+/// the ring's content is a lie.
 Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     const auto& about = publication.about();
     Client& writer = *find_client(about.publisher);
     Client& reader = *find_client(subscription.client);
+    if (!may_read(reader, publication)) {
+        return Attach::denied;
+    }
     if (auto room = make_room(reader, fmt::format("attaching to '{}'", about.topic)); !room.ok()) {
         if (reader.incomplete.empty() && may_log()) {
             log_warning("{}: not attached: {}", reader.describe(), room.error().what);
@@ -256,7 +263,9 @@ Bus::Attach Bus::attach(Publication& publication, Subscription& subscription) {
     attachment.slot = slot;
     attachment.mode = subscription.mode;
     if (attachment.mode == ReaderMode::reliable &&
-        publication.suspended(reader.uid, sys::monotonic_ns())) {
+        (publication.suspended(reader.uid, sys::monotonic_ns()) ||
+         (about.kind == Kind::messages &&
+          !reader.access.may(Right::subscribe_reliably, about.topic)))) {
         attachment.mode = ReaderMode::lossy;
     }
     publication.attachments.add(attachment);

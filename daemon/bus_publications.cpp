@@ -129,6 +129,10 @@ sys::Result<Publication*> Bus::new_publication(Client& client, uid_t ring_payer,
                                                const protocol::Advertise& frame,
                                                Publication::Description about) {
     IPCBUS_TRY(check_topic(frame.topic));
+    if (about.kind != Kind::replies) {
+        IPCBUS_TRY(check_right(client, Right::publish, frame.topic, what_publication(frame.topic),
+                               true));
+    }
     if (frame.waiter >= client.memory.geometry().waiters_max) {
         return sys::fail(EINVAL,
                          fmt::format("{}: refused: waiter {}, the client has {}; raise {}",

@@ -33,6 +33,7 @@ void Bus::schedule() {
 void Bus::turn() {
     // Still `scheduled`: what comes up meanwhile is seen to below.
     work_some();
+    const bool more_to_check = check_some();
     if (fd_budget_.take_relief()) {
         for (const auto& [id, client] : clients_) {
             client->session->touch();
@@ -41,7 +42,7 @@ void Bus::turn() {
     pump_all();
     ring_some();
     turn_scheduled_ = false;
-    if (!to_work_.empty() || !to_pump_.empty() || !to_ring_.empty()) {
+    if (more_to_check || !to_work_.empty() || !to_pump_.empty() || !to_ring_.empty()) {
         schedule();
     }
 }

@@ -109,6 +109,8 @@ public:
     const Id id;
     const uid_t uid;
     const std::string name;
+    Identity identity;  ///< as it connected first
+    Access access;      ///< what the rules of today let it do
     protocol::Id128 token{};
     Session* session = nullptr;  ///< never null once the client is on the bus
     ClientMemory memory;

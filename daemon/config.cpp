@@ -327,6 +327,26 @@ sys::Result<RingSizing> Config::ring_for(std::string_view topic_or_filter,
     return RingSizing{.bytes = bytes, .record_bytes_max = record_bytes_max};
 }
 
+std::vector<Change> diff_access(const AccessRules& before, const AccessRules& after) {
+    std::vector<Change> changes;
+    const auto compare = [&](std::string key, std::string old_value, std::string new_value) {
+        if (old_value != new_value) {
+            changes.push_back(
+                Change{std::move(key), std::move(old_value), std::move(new_value), Tag::live});
+        }
+    };
+    const auto word = [](bool allowed) { return allowed ? "\"allow\"" : "\"deny\""; };
+    compare("access.local", word(before.local_allowed), word(after.local_allowed));
+    compare("access.remote", word(before.remote_allowed), word(after.remote_allowed));
+    const auto text = [](const AccessRules& rules, std::size_t i) {
+        return i < rules.rules.size() ? rules.rules[i].text() : std::string("none");
+    };
+    for (std::size_t i = 0; i < std::max(before.rules.size(), after.rules.size()); i++) {
+        compare(fmt::format("rule {}", i + 1), text(before, i), text(after, i));
+    }
+    return changes;
+}
+
 std::vector<Change> diff(const Config& old_config, const Config& new_config) {
     std::vector<Change> changes;
     const auto compare = [&](std::string_view name, Tag tag, std::string old_value,
@@ -363,6 +383,9 @@ std::vector<Change> diff(const Config& old_config, const Config& new_config) {
         return config.statistics.visible_to_all ? "\"all\"" : "\"own\"";
     };
     compare("statistics.visible", Tag::live, visible(old_config), visible(new_config));
+    for (Change& change : diff_access(*old_config.access, *new_config.access)) {
+        changes.push_back(std::move(change));
+    }
     // The table hands out references; these are copies, so that the originals stay const.
     Config before = old_config;
     Config after = new_config;

@@ -10,6 +10,7 @@
 //   tcp.{certificate,key,client_ca,client_certificates}                    live
 //   log.level log.target                                                   live
 //   statistics.visible                                                     live
+//   access.{local,remote}, [[rule]]                                        live
 //   publications.ring_bytes publications.ring_bytes_max
 //   publications.stall_timeout, [[ring]] filter bytes bytes_max record_bytes_max   new objects
 //   publications.rings_ready                                               live
@@ -19,6 +20,7 @@
 //   limits.per_uid.{clients,publications,subscriptions,descriptors,ring_bytes}     live
 #pragma once
 
+#include "access.hpp"
 #include "surroundings.hpp"
 #include "sys/result.hpp"
 #include "sys/tcp.hpp"
@@ -128,6 +130,8 @@ struct Config {
     TcpConfig tcp;
     LogConfig log;
     StatisticsConfig statistics;
+    /// Never null.
+    std::shared_ptr<const AccessRules> access = std::make_shared<AccessRules>();
     PublicationsConfig publications;
     std::vector<RingRule> rings;
     LimitsConfig limits;

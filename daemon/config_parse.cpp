@@ -2,6 +2,7 @@
 // Reading the TOML file: every table and key is looked up in the table of keys, every mistake
 // becomes one line "file:line:column: what is wrong and what would be right", and all of them are
 // reported. toml++ throws; nothing leaves this file. Pure but for reading the file.
+#include "config_access.hpp"
 #include "config_keys.hpp"
 #include "tls_files.hpp"
 
@@ -30,11 +31,11 @@ namespace {
 constexpr std::size_t kFileBytesMax = std::size_t{1} << 20;
 
 constexpr auto kTables = std::to_array<std::string_view>(
-    {"listen", "tcp", "log", "statistics", "publications", "limits", "limits.per_uid"});
+    {"listen", "tcp", "log", "statistics", "access", "publications", "limits", "limits.per_uid"});
 constexpr auto kTextKeys = std::to_array<std::string_view>(
     {"listen.sockets", "tcp.listen", "tcp.listen_tls", "tcp.insecure", "tcp.token_file",
      "tcp.certificate", "tcp.key", "tcp.client_ca", "tcp.client_certificates", "log.level",
-     "log.target", "statistics.visible", "ring"});
+     "log.target", "statistics.visible", "access.local", "access.remote", "rule", "ring"});
 constexpr auto kRuleKeys =
     std::to_array<std::string_view>({"filter", "bytes", "bytes_max", "record_bytes_max"});
 
@@ -100,6 +101,8 @@ private:
     void tcp_key(const toml::node& node, const std::string& name);
     void tcp_path(const toml::node& node, const std::string& name);
     void tcp_check();
+    void access_default(const toml::node& node, const std::string& name, bool& allowed);
+    void access_check();
     void rules(const toml::node& node);
     void rule(const toml::table& table);
     bool number(const toml::node& node, const NumberKey& key, std::uint64_t& target);
@@ -110,6 +113,7 @@ private:
 
     std::string name_;
     Config config_;
+    AccessRules access_;
     std::vector<Complaint> complaints_;
     /// Which keys the file has, and where: for checks of one against another.
     std::vector<std::pair<std::string, toml::source_position>> given_;
@@ -208,6 +212,17 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
         rules(node);
         return;
     }
+    if (name == "rule") {
+        read_access_rules(node, access_, [this](const toml::node& at, std::string message) {
+            complain(at, std::move(message));
+        });
+        return;
+    }
+    if (name == "access.local" || name == "access.remote") {
+        access_default(node, name,
+                       name == "access.local" ? access_.local_allowed : access_.remote_allowed);
+        return;
+    }
     if (name == "listen.sockets") {
         sockets(node);
         return;
@@ -242,6 +257,32 @@ void Parser::text_key(const toml::node& node, const std::string& name) {
     } else {
         complain(node, "log.target must be \"stderr\", \"journal\" or an absolute path");
     }
+}
+
+void Parser::access_default(const toml::node& node, const std::string& name, bool& allowed) {
+    const auto value = node.value_exact<std::string>();
+    if (value && (*value == "allow" || *value == "deny")) {
+        allowed = *value == "allow";
+    } else {
+        complain(node, name + " must be \"allow\" or \"deny\"");
+    }
+}
+
+/// A rule about who cannot be there would be taken for one that protects.
+void Parser::access_check() {
+    for (const AccessRule& rule : access_.rules) {
+        if (!rule.subjects.empty() &&
+            config_.tcp.client_certificates == sys::ClientCertificates::none) {
+            complain(toml::source_position{rule.line, 1},
+                     "rule.subject: nobody shows a certificate as long as tcp.client_certificates "
+                     "is \"none\"");
+        }
+        if (!rule.tokens.empty() && config_.tcp.token_file.empty()) {
+            complain(toml::source_position{rule.line, 1},
+                     "rule.token: nobody has a token as long as there is no tcp.token_file");
+        }
+    }
+    config_.access = std::make_shared<const AccessRules>(std::move(access_));
 }
 
 void Parser::sockets(const toml::node& node) {
@@ -478,6 +519,7 @@ void Parser::rule(const toml::table& table) {
 void Parser::cross_check() {
     per_uid();
     tcp_check();
+    access_check();
     const PublicationsConfig& defaults = config_.publications;
     if (defaults.ring_bytes > defaults.ring_bytes_max) {
         const auto at = std::find_if(given_.begin(), given_.end(), [](const auto& key) {

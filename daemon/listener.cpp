@@ -78,6 +78,27 @@ std::string bound_path(int socket) {
 
 }  // namespace
 
+namespace {
+
+/// As they were when it connected.
+sys::Result<std::vector<gid_t>> peer_groups(int socket) {
+    std::vector<gid_t> groups(32);
+    for (;;) {
+        auto bytes = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+        const int result =
+            ::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &bytes);
+        if (result != 0 && errno != ERANGE) {
+            return sys::fail_errno("SO_PEERGROUPS");
+        }
+        groups.resize(bytes / sizeof(gid_t));  // also if they were more
+        if (result == 0) {
+            return groups;
+        }
+    }
+}
+
+}  // namespace
+
 sys::Result<PeerIdentity> identify_peer(int socket) {
     ucred credentials{};
     socklen_t bytes = sizeof credentials;
@@ -87,6 +108,7 @@ sys::Result<PeerIdentity> identify_peer(int socket) {
     PeerIdentity peer;
     peer.uid = credentials.uid;
     peer.gid = credentials.gid;
+    peer.groups = IPCBUS_TRY(peer_groups(socket));
     peer.pid = credentials.pid;
     peer.pidfd = IPCBUS_TRY(open_peer_pidfd(socket, credentials.pid));
     return peer;

@@ -23,9 +23,12 @@ namespace ipcbus::daemon {
 struct PeerIdentity {
     uid_t uid = 0;
     gid_t gid = 0;
+    std::vector<gid_t> groups = {};  ///< supplementary ones
     pid_t pid = 0;
     sys::UniqueFd pidfd;
     bool remote = false;  ///< behind TCP: uid is no user of this host (remote_hub.hpp), pid 0
+    std::string subject = {};  ///< of its certificate, or
+    std::string token = {};    ///< the name of its token
 };
 
 /// Asks the kernel about the other end of a connected Unix socket.

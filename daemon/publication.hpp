@@ -111,6 +111,10 @@ public:
     bool arriving = false;                ///< ADVERTISED waits for all its first readers
     std::vector<Id> first_readers;        ///< subscriptions still to be attached then, descending
     bool blamed = false;                  ///< its lies have been logged
+    bool move_due = false;                ///< MOVE is to be told, or has been
+    bool move_told = false;
+    std::string revoked;                  ///< why its publisher may not publish any more
+    bool revocation_due = false;          ///< and REVOKED is to be told
     Id paid_by = 0;                       ///< Kind::replies: the COLLECT whose uid pays, 0: none
     bool abandoned = false;               ///< the same: nobody reads it, and it has not ended
 

@@ -126,6 +126,11 @@ void RemoteSession::bus_frame(const FrameHeader& header, std::span<const std::by
     case FrameType::peer_gone:
         about(protocol::PeerGone{}, [&](const auto& frame) { peers_.erase(frame.client); });
         return;
+    case FrameType::move:
+        // The ring is ours, and in it is what was sent; what follows takes another.
+        fail(0, ECONNRESET,
+             "the rules have changed, and with them a reader of its publication: connect anew");
+        return;
     case FrameType::stopping:
         stopping_ = true;
         return;

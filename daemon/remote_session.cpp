@@ -291,6 +291,8 @@ sys::Result<void> RemoteSession::join_bus() {
     identity.uid = uid();
     identity.gid = identity.uid;
     identity.remote = true;
+    (certified_ ? identity.subject : identity.token) =
+        certified_ || logged_in_ ? identity_ : std::string();
     hub_.bus().connect(sys::UniqueFd(pair[1]), std::move(identity));
     bus_poll_.start(bus_.get(), POLLIN);
     return {};

@@ -76,6 +76,12 @@ void Session::start(Charge charge) {
     timer_.start(kSilenceNs);
 }
 
+Identity Session::identity() const {
+    Identity who{peer_.remote, peer_.uid, {peer_.gid}, peer_.subject, peer_.token};
+    who.gids.insert(who.gids.end(), peer_.groups.begin(), peer_.groups.end());
+    return who;
+}
+
 std::string Session::describe() const {
     return client_ != nullptr ? client_->describe()
                               : fmt::format("connection of pid {} (uid {})", peer_.pid, peer_.uid);

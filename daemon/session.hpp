@@ -36,6 +36,8 @@ public:
     [[nodiscard]] Client* client() const { return client_; }
     [[nodiscard]] uid_t uid() const { return peer_.uid; }
     [[nodiscard]] pid_t pid() const { return peer_.pid; }
+    /// As the rules of access know it.
+    [[nodiscard]] Identity identity() const;
     /// The other end is the daemon itself, on behalf of a client over TCP.
     [[nodiscard]] bool remote() const { return peer_.remote; }
     /// Known to be dead, by its pidfd.

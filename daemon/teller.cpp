@@ -106,8 +106,22 @@ void Bus::tell_publications(Client& client, Outbox& outbox) {
     }
 }
 
+/// What the rules have changed about it: ahead of the MEMBERS that follow from that.
+void Bus::tell_access(Publication& publication, Outbox& outbox) {
+    if (publication.advertise_request != 0) {
+        return;  // ADVERTISED comes first
+    }
+    if (publication.move_due && !std::exchange(publication.move_told, true)) {
+        outbox.add(protocol::Move{publication.about().id}, 0);
+    }
+    if (std::exchange(publication.revocation_due, false)) {
+        outbox.add(protocol::Revoked{publication.about().id, publication.revoked}, 0);
+    }
+}
+
 /// True: nothing is left to tell for now.
 bool Bus::tell_publication(Client& client, Publication& publication, Outbox& outbox) {
+    tell_access(publication, outbox);
     const auto& about = publication.about();
     if (publication.state() == Publication::State::making || publication.arriving) {
         return true;  // once its ring is there, with its last reader it is told of

@@ -298,6 +298,9 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
     case FrameType::refused:
         about(protocol::Refused{}, [&](const auto& frame) { to_library(frame, 0); });
         break;
+    case FrameType::revoked:
+        about(protocol::Revoked{}, [&](const auto& frame) { to_library(frame, 0); });
+        break;
     case FrameType::advertised:
         about(protocol::Advertised{},
               [&](const auto& frame) { good = advertised(header.request, frame); });

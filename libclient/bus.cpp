@@ -268,6 +268,8 @@ void Bus::dispatch_frame(const Lock& guard, const FrameHeader& header,
     }
     case FrameType::refused:
     case FrameType::overtaken:
+    case FrameType::move:
+    case FrameType::revoked:
         hand_over(publications_, first_id(), header, fields);
         return;
     case FrameType::attached:

@@ -162,6 +162,8 @@ Result<void> Publisher::advertise() {
     peers_.clear();
     home_ = std::move(home);
     generation_ = generation;
+    leaving_ = false;
+    revoked_.clear();
     if (requests_) {
         requests_->audience->moved();
     }
@@ -257,6 +259,13 @@ void Publisher::frame(Link& link, const protocol::FrameHeader& header,
         }
         return;
     }
+    if (header.type == protocol::FrameType::move || header.type == protocol::FrameType::revoked) {
+        if (protocol::decode(fields, delivery.move) || protocol::decode(fields, delivery.revoked)) {
+            inbox_.push_back(std::move(delivery));
+            failures_.store(true, std::memory_order_relaxed);  // as above
+        }
+        return;
+    }
     if (header.type == protocol::FrameType::overtaken) {
         if (requests_ && protocol::decode(fields, delivery.overtaken)) {
             inbox_.push_back(std::move(delivery));
@@ -306,6 +315,16 @@ void Publisher::take_in_inbox() {
         if (const protocol::Refused& refused = delivery.refused;
             refused.code != 0 && refused.publication == home_.publication) {
             requests_->audience->refused(refused);
+        }
+        if (const u64 moved = delivery.move.publication;
+            moved != 0 && moved == home_.publication) {
+            leaving_ = true;
+            publishes_until_look_ = 0;
+        }
+        if (const u64 ended = delivery.revoked.publication;
+            ended != 0 && ended == home_.publication) {
+            revoked_ = delivery.revoked.text;
+            publishes_until_look_ = 0;
         }
         if (const protocol::Overtaken& overtaken = delivery.overtaken;
             overtaken.publication != 0 && overtaken.publication == home_.publication) {
@@ -434,6 +453,39 @@ void Publisher::look_at_daemon() {
     if (generation_ != bus_.generation() && !bus_.lost()) {
         move(now_ns);
     }
+}
+
+/// Somebody has lost the right to read what is published from now on, and has this ring. Without
+/// another one nothing may be published.
+int Publisher::leave_ring() {
+    const std::shared_ptr<Link> link = home_.link;
+    const u64 left = home_.publication;
+    const u32 waiter = home_.waiter;
+    if (auto moved = advertise(); !moved.ok()) {
+        publishes_until_look_ = 0;
+        return failed(moved.error().code, "a reader has lost its right, and there is no other "
+                                          "ring to go on in: " +
+                                              moved.error().what);
+    }
+    leaving_ = false;
+    bus_.request_unheard(link, protocol::Unadvertise{left});
+    const Bus::Lock guard = bus_.lock();
+    bus_.forget_publication(left, *link, guard);
+    link->give_waiter(waiter);
+    return 0;
+}
+
+/// What the rules of the bus have changed; 0: nothing that keeps it from publishing.
+int Publisher::heed_rules() {
+    if (failures_.load(std::memory_order_relaxed)) {
+        const Bus::Lock guard = bus_.lock();
+        take_in_inbox();
+    }
+    if (!revoked_.empty()) {
+        publishes_until_look_ = 0;
+        return failed(EACCES, "may not be published any more: " + revoked_);
+    }
+    return leaving_ && !claimed_ && !bus_.lost() ? leave_ring() : 0;
 }
 
 /// Under another daemon: to a ring of its own, but not before the readers of the present one have

@@ -57,7 +57,9 @@ int Publisher::look_if_due() {
         publishes_until_look_ = 0;
         return failed(ESHUTDOWN, bus_.why_lost());
     }
-    return 0;
+    return leaving_ || !revoked_.empty() || failures_.load(std::memory_order_relaxed)
+               ? heed_rules()
+               : 0;
 }
 
 int Publisher::reserve(std::size_t topic_bytes, std::size_t bytes) {

@@ -124,6 +124,8 @@ private:
     void complain(const protocol::ReaderTable::Fault& fault) override;
     void overtaken(u64 attachment, u64 from, u64 to) override;
 
+    int leave_ring();
+    int heed_rules();
     [[nodiscard]] bool headed() const { return requests_.has_value() || replies_.has_value(); }
     [[nodiscard]] bool plain() const;
     bool publish_plainly(protocol::RingPublisher& ring, const void* data, std::size_t bytes) const;
@@ -173,9 +175,13 @@ private:
         std::vector<sys::Ref<PeerPages>> peers;  ///< of members.attach, in order
         protocol::Refused refused;               ///< instead, if it has a code
         protocol::Overtaken overtaken;           ///< or this, if it has a publication
+        protocol::Move move;                     ///< the same
+        protocol::Revoked revoked;               ///< the same
     };
     std::vector<Delivery> inbox_;
-    std::atomic<bool> failures_{false};  ///< there are some of the latter two in it
+    std::atomic<bool> failures_{false};  ///< there are some of the latter in it
+    bool leaving_ = false;               ///< the next message is not for this ring: MOVE
+    std::string revoked_;                ///< why it may not publish any more; empty: it may
 
     bool claimed_ = false;
     u64 claimed_bytes_ = 0;

@@ -35,6 +35,8 @@ const char* frame_name(FrameType type) {
         case FrameType::caught_up: return "CAUGHT_UP";
         case FrameType::stopping: return "STOPPING";
         case FrameType::refused: return "REFUSED";
+        case FrameType::move: return "MOVE";
+        case FrameType::revoked: return "REVOKED";
         case FrameType::login: return "LOGIN";
         case FrameType::replaces: return "REPLACES";
         case FrameType::data: return "DATA";

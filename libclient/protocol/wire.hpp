@@ -88,6 +88,8 @@ enum class FrameType : u16 {
     stopping = 74,
     caught_up = 75,
     refused = 96,
+    move = 97,
+    revoked = 98,
     // the state of the bus: wire_look.hpp
     look = 112,
     clients_page = 113,
@@ -440,6 +442,25 @@ struct Refused {
     u32 code = 0;   ///< an errno of Linux: EDQUOT, ENOSPC, EMFILE or ENOMEM
     static void fields(auto& self, auto& v) {
         v(self.publication, self.attachment, self.first, self.last, self.code);
+    }
+};
+
+/// To a publisher: who had this ring may not read it any more. What follows is to be published in
+/// another one of the same lineage: ADVERTISE, then UNADVERTISE of this one.
+struct Move {
+    static constexpr FrameType kType = FrameType::move;
+    u64 publication = 0;
+    static void fields(auto& self, auto& v) { v(self.publication); }
+};
+
+/// To a publisher: it may not publish this any more, and has no readers.
+struct Revoked {
+    static constexpr FrameType kType = FrameType::revoked;
+    u64 publication = 0;
+    std::string text;  ///< why, for people
+    static void fields(auto& self, auto& v) {
+        v(self.publication);
+        v.text(self.text, kErrorTextBytesMax);
     }
 };
 

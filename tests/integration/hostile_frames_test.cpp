@@ -162,6 +162,12 @@ std::vector<std::byte> frame_of(FrameType type, Whose whose, const Objects& own,
     case FrameType::refused:
         put(protocol::Refused{it.publication, it.attachment, 1, 2, ENOMEM});
         break;
+    case FrameType::move:
+        put(protocol::Move{it.publication});
+        break;
+    case FrameType::revoked:
+        put(protocol::Revoked{it.publication, "no"});
+        break;
     case FrameType::login:
         put(protocol::Login{"a token"});
         break;
@@ -249,6 +255,8 @@ Reaction expected_when_ready(State state, FrameType type, Whose whose) {
     case FrameType::stopping:
     case FrameType::caught_up:
     case FrameType::refused:
+    case FrameType::move:
+    case FrameType::revoked:
     case FrameType::login:
     case FrameType::replaces:
     case FrameType::data:
