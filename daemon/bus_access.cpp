@@ -69,13 +69,16 @@ bool Bus::may_read(const Client& reader, const Publication& publication) {
     return reader.access.may(Right::subscribe, about.topic);
 }
 
-/// The rules are others.
+/// The rules are others. The first piece is done at once: on most buses that is all, and who has
+/// waited for the reload finds it done.
 void Bus::apply_access() {
     for (const auto& [id, client] : clients_) {
         client->access = Access(config_.access, client->identity);
     }
     checked_to_ = 0;
-    schedule();
+    if (check_some()) {
+        schedule();
+    }
 }
 
 /// True: there are more.

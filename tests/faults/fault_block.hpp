@@ -19,7 +19,7 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
 // What can be made to fail. One name may stand for several symbols (open, open64), and one symbol
 // for several names (fcntl). op_*: an io_uring operation. get_sqe: the submission queue is full.
 // probe_futex: io_uring waits for no futexes, as before Linux 6.7. getaddrinfo, getnameinfo
-// (their errors are EAI_*) and pthread_create answer with the error.
+// (their errors are EAI_*), getpwnam_r, getgrnam_r and pthread_create answer with the error.
 #define IPCBUS_FAULT_CALLS(X) \
     X(bind)                   \
     X(close)                  \
@@ -37,6 +37,8 @@ inline constexpr const char* kFaultsVariable = "IPCBUS_TEST_FAULTS";
     X(futex)                  \
     X(get_sqe)                \
     X(getaddrinfo)            \
+    X(getgrnam_r)             \
+    X(getpwnam_r)             \
     X(getnameinfo)            \
     X(getpeername)            \
     X(getrandom)              \

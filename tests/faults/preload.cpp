@@ -274,6 +274,10 @@ IPCBUS_FAULT_ANSWER(getaddrinfo, (const char* n, const char* s, const void* h, v
 IPCBUS_FAULT_ANSWER(getnameinfo,
                     (const void* a, unsigned n, char* h, unsigned m, char* s, unsigned k, int f),
                     (a, n, h, m, s, k, f))
+IPCBUS_FAULT_ANSWER(getpwnam_r, (const char* n, void* e, char* b, unsigned long m, void* r),
+                    (n, e, b, m, r))
+IPCBUS_FAULT_ANSWER(getgrnam_r, (const char* n, void* e, char* b, unsigned long m, void* r),
+                    (n, e, b, m, r))
 IPCBUS_FAULT_ANSWER(pthread_create, (void* t, const void* a, void* (*f)(void*), void* p),
                     (t, a, f, p))
 

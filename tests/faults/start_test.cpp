@@ -26,6 +26,9 @@ struct StartFault {
     const char* says = nullptr;
 };
 
+const char* const kConfig =
+    "[[rule]]\nuser = \"root\"\ngroup = \"root\"\ndeny = \"publish\"\nfilter = \"none\"\n";
+
 const StartFault kStartFaults[] = {
     {Call::bind, EACCES, false},
     {Call::bind, ENOSPC, false},
@@ -36,6 +39,8 @@ const StartFault kStartFaults[] = {
     {Call::flock, ENOLCK, true},
     {Call::fstat, ENOMEM, false},
     {Call::ftruncate, ENOSPC, true},
+    {Call::getgrnam_r, EIO, false},
+    {Call::getpwnam_r, EMFILE, false},
     {Call::getrandom, ENOSYS, false},
     {Call::getrlimit, EFAULT, false},
     {Call::io_uring_probe, ENOMEM, false, "io_uring_register is refused"},
@@ -111,7 +116,7 @@ void sweep(const StartFault& fault, bool stale_socket) {
     for (;; number++) {
         INFO("the ", number, "th");
         REQUIRE(number < 200);
-        FaultyDaemon daemon;
+        FaultyDaemon daemon(kConfig);
         if (stale_socket) {
             leave_socket(daemon.socket_path());
         }
@@ -123,7 +128,7 @@ void sweep(const StartFault& fault, bool stale_socket) {
         }
     }
     CHECK(number > 1);
-    FaultyDaemon daemon;
+    FaultyDaemon daemon(kConfig);
     if (stale_socket) {
         leave_socket(daemon.socket_path());
     }

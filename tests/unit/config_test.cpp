@@ -389,6 +389,55 @@ TEST_CASE("the example file shows every key with its default") {
 
 TEST_SUITE_END();
 
+TEST_CASE("rules of access: all their keys, and what is wrong with each") {
+    const Config config = good(
+        "[access]\nremote = \"deny\"\n"
+        "[tcp]\nlisten = [4222]\n"
+        "[[rule]]\nname = \"n\"\nuid = [7, 8]\nuser = \"root\"\ngid = 9\ngroup = \"root\"\n"
+        "allow = [\"publish\", \"subscribe-reliably\"]\nfilter = [\"a\", \"b/#\"]\n"
+        "[[rule]]\nfrom = \"remote\"\ndeny = \"subscribe\"\nfilter = \"#\"\n");
+    CHECK(config.access->local_allowed);
+    CHECK_FALSE(config.access->remote_allowed);
+    REQUIRE(config.access->rules.size() == 2);
+    CHECK(config.access->rules[0].text() ==
+          "n: uid 7,8,0 gid 9,0 allow publish subscribe-reliably filter a,b/#");
+    CHECK(config.access->rules[0].line == 5);
+    CHECK(config.access->rules[1].text() == "remote deny subscribe filter #");
+    const auto changes = daemon::diff(good(""), config);
+    CHECK(std::count_if(changes.begin(), changes.end(), [](const daemon::Change& change) {
+              return change.tag == Tag::live &&
+                     (change.key == "access.remote" || change.key.starts_with("rule "));
+          }) == 3);
+    const std::string rest = "deny = \"publish\"\nfilter = \"#\"\n";
+    const std::pair<std::string, std::string> wrong[] = {
+        {"[access]\nlocal = true\n", "access.local must be"},
+        {"[rule]\n" + rest, "[[rule]]"},
+        {"[[rule]]\nfilter = \"#\"\n", "needs allow or deny"},
+        {"[[rule]]\ndeny = \"publish\"\n", "needs a filter"},
+        {"[[rule]]\nallow = \"publish\"\n" + rest, "either allows or denies"},
+        {"[[rule]]\ndeny = \"read\"\nfilter = \"#\"\n", "subscribe-reliably"},
+        {"[[rule]]\ndeny = []\nfilter = \"#\"\n", "empty list"},
+        {"[[rule]]\ndeny = \"publish\"\nfilter = \"a/#/b\"\n", "a/#/b"},
+        {"[[rule]]\nuid = -1\n" + rest, "rule.uid"},
+        {"[[rule]]\nuid = \"root\"\n" + rest, "rule.uid"},
+        {"[[rule]]\nuid = []\n" + rest, "empty list"},
+        {"[[rule]]\nuser = \"no such user\"\n" + rest, "there is none of that name"},
+        {"[[rule]]\ngroup = 5\n" + rest, "rule.group"},
+        {"[[rule]]\nfrom = \"afar\"\n" + rest, "rule.from"},
+        {"[[rule]]\nfrom = \"remote\"\nuid = 5\n" + rest, "about nobody"},
+        {"[[rule]]\ntoken = \"t\"\n" + rest, "no tcp.token_file"},
+        {"[[rule]]\nsubject = \"CN=t\"\n" + rest, "client_certificates"},
+        {"[[rule]]\nname = \"\"\n" + rest, "rule.name"},
+        {"[[rule]]\nusers = \"root\"\n" + rest, "unknown key rule.users"},
+    };
+    for (const auto& [text, part] : wrong) {
+        const std::string error = error_of(text);
+        INFO(text);
+        INFO(error);
+        CHECK(error.find(part) != std::string::npos);
+    }
+}
+
 TEST_CASE("tcp: off, loopback, and beyond it only in so many words") {
     CHECK(good("").tcp.listen.empty());
     const Config config = good(
