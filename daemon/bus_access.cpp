@@ -2,12 +2,13 @@
 // Who may publish and read what, by the rules (access.hpp), and what becomes of what there is when
 // they change. Part of the bus (bus.hpp), the daemon's one thread.
 //
-// WHAT IS REVOKED. A ring that has been mapped cannot be taken back. So a reader that lost its right
-// is detached, and if it had the ring, the publication leaves it: MOVE, ahead of the MEMBERS that
-// says who is gone. The publisher takes both in before a publish returns, and the next message goes
-// into a ring of the same lineage, which the revoked reader never gets; the others drain the first
-// and find the second by its lineage. So it reads one message at most that was published after its
-// detach was known. A publisher that lost its right has its readers taken away, and is told why.
+// WHAT IS REVOKED. A ring that has been mapped cannot be taken back. So a reader that lost its
+// right is detached, and if it had the ring, the publication leaves it: MOVE, ahead of the MEMBERS
+// that says who is gone. The publisher takes both in before a publish returns, and the next
+// message goes into a ring of the same lineage, which the revoked reader never gets; the others
+// drain the first and find the second by its lineage. So it reads one message at most that was
+// published after its detach was known. A publisher that lost its right has its readers taken
+// away, and is told why.
 //
 // All publications are looked at, a number of pairs in a turn; who comes meanwhile is judged by the
 // new rules anyway. What is newly allowed holds for what is made from now on.

@@ -186,7 +186,8 @@ void RemoteSession::other_frame(const FrameHeader& header) {
     constexpr FrameType kNotHere[] = {
         FrameType::hello,    FrameType::resume,   FrameType::login,      FrameType::mapped,
         FrameType::taken,    FrameType::received, FrameType::complain,   FrameType::readers,
-        FrameType::replaces, FrameType::refused,    FrameType::move,    FrameType::revoked,  FrameType::responders, FrameType::overtaken};
+        FrameType::replaces, FrameType::refused,  FrameType::responders, FrameType::overtaken,
+        FrameType::move,     FrameType::revoked};
     const bool from_daemon = header.type >= FrameType::welcome && header.type < FrameType::login;
     if (from_daemon || header.request == 0 ||
         std::find(std::begin(kNotHere), std::end(kNotHere), header.type) != std::end(kNotHere)) {

@@ -161,7 +161,8 @@ TEST_CASE("rules about tokens; what holds for those whom no rule is about") {
     const std::string tokens = directory.file("tokens");
     write_file(tokens, "alice 0123456789abcdef\nbob fedcba9876543210\n");
     REQUIRE(::chmod(tokens.c_str(), 0600) == 0);
-    const DaemonFixture daemon("[tcp]\ntoken_file = \"" + tokens + "\"\n[access]\nremote = 'deny'\n" +
+    const DaemonFixture daemon("[tcp]\ntoken_file = \"" + tokens +
+                               "\"\n[access]\nremote = 'deny'\n" +
                                rule("token = 'alice'\nallow = ['publish', 'subscribe', "
                                     "'subscribe-reliably']\nfilter = 'alice/#'"));
     const auto as = [&](const std::string& token) {
