@@ -235,6 +235,7 @@ private:
     // teller.cpp
     void tell_publications(Client& client, Outbox& outbox);
     void tell_access(Publication& publication, Outbox& outbox);
+    bool tell_members(Client& client, Publication& publication, Outbox& outbox);
     bool tell_publication(Client& client, Publication& publication, Outbox& outbox);
     bool tell_attachment(Client& client, Attachment& attachment, Outbox& outbox);
 

@@ -6,8 +6,8 @@
 // right is detached, and if it had the ring, the publication leaves it: MOVE, ahead of the MEMBERS
 // that says who is gone. The publisher takes both in before a publish returns, and the next
 // message goes into a ring of the same lineage, which the revoked reader never gets; the others
-// drain the first and find the second by its lineage. So it reads one message at most that was
-// published after its detach was known. A publisher that lost its right has its readers taken
+// drain the first and find the second by its lineage. So it reads what was being published when
+// its detach became known, and nothing else. A publisher that lost its right has its readers taken
 // away, and is told why.
 //
 // All publications are looked at, a number of pairs in a turn; who comes meanwhile is judged by the
@@ -22,7 +22,7 @@ namespace ipcbus::daemon {
 
 namespace {
 
-constexpr std::size_t kCheckedPerTurn = 1024;
+constexpr std::size_t kCheckedPerTurn = 256;
 
 }  // namespace
 
@@ -150,6 +150,7 @@ void Bus::revoke(Publication& publication, Client& writer) {
             detach(*attachment);
         }
     }
+    publication.first_readers.clear();  // who would be attached yet
     publication.revocation_due = true;
     changed(publication);
 }

@@ -194,6 +194,9 @@ void Bus::made(Publication& publication, sys::Result<void> result) {
     if (result.ok() && about.kind == Kind::replies) {
         result = show_to_requester(publication);
     }
+    if (result.ok() && !publication.revoked.empty()) {
+        result = sys::fail(EACCES, publication.revoked);  // while it was made
+    }
     if (!result.ok()) {
         tell_refusal(about.answers, about.answers_first, result.error().code);
         client.session->refuse(publication.advertise_request,

@@ -122,6 +122,13 @@ void Bus::tell_access(Publication& publication, Outbox& outbox) {
 /// True: nothing is left to tell for now.
 bool Bus::tell_publication(Client& client, Publication& publication, Outbox& outbox) {
     tell_access(publication, outbox);
+    const bool all_told = tell_members(client, publication, outbox);
+    tell_access(publication, outbox);  // of one that was ADVERTISED just now
+    return all_told;
+}
+
+/// ADVERTISED or MEMBERS. True: nothing is left to tell for now.
+bool Bus::tell_members(Client& client, Publication& publication, Outbox& outbox) {
     const auto& about = publication.about();
     if (publication.state() == Publication::State::making || publication.arriving) {
         return true;  // once its ring is there, with its last reader it is told of
