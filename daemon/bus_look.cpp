@@ -142,7 +142,10 @@ struct Bus::Viewer {
     uid_t uid = 0;
     const std::string& filter;
 
-    [[nodiscard]] bool sees(uid_t owner) const { return all || owner == uid; }
+    /// Who asks is of this host: that of a remote one is no uid of his, though it may look like it.
+    [[nodiscard]] bool sees(uid_t owner, bool remote) const {
+        return all || (owner == uid && !remote);
+    }
     [[nodiscard]] bool wants(const std::string& topic) const {
         // COLLECT has none: it goes by a lineage.
         return filter.empty() || (!topic.empty() && protocol::filters_intersect(filter, topic));
@@ -181,7 +184,7 @@ protocol::ClientsPage Bus::page_of_clients(const Viewer& viewer, Id after) const
     return page_of<protocol::ClientsPage>(
         clients_, after, viewer.all, protocol::kClientsPerPageMax,
         [&](Id, const Client& client, std::vector<protocol::ClientEntry>& entries) {
-            if (!viewer.sees(client.uid)) {
+            if (!viewer.sees(client.uid, client.identity.remote)) {
                 return;
             }
             protocol::ClientEntry& entry = entries.emplace_back();
@@ -202,7 +205,7 @@ protocol::PublicationsPage Bus::page_of_publications(const Viewer& viewer, Id af
         publications_, after, viewer.all, protocol::kPublicationsPerPageMax,
         [&](Id, const Publication& publication, std::vector<protocol::PublicationEntry>& entries) {
             const auto& about = publication.about();
-            if (viewer.sees(about.uid) && viewer.wants(about.topic)) {
+            if (viewer.sees(about.uid, about.remote) && viewer.wants(about.topic)) {
                 entries.push_back(entry_of(publication));
             }
         });
@@ -213,7 +216,8 @@ protocol::SubscriptionsPage Bus::page_of_subscriptions(const Viewer& viewer, Id 
         subscriptions_, after, viewer.all, protocol::kSubscriptionsPerPageMax,
         [&](Id id, const Client& client, std::vector<protocol::SubscriptionEntry>& entries) {
             const Subscription& subscription = client.subscriptions.at(id);
-            if (!viewer.sees(client.uid) || !viewer.wants(subscription.filter)) {
+            if (!viewer.sees(client.uid, client.identity.remote) ||
+                !viewer.wants(subscription.filter)) {
                 return;
             }
             protocol::SubscriptionEntry& entry = entries.emplace_back();
@@ -240,7 +244,9 @@ protocol::AttachmentsPage Bus::page_of_attachments(const Viewer& viewer, u64 aft
         }
         const auto& about = attachment->publication->about();
         const Client& reader = *clients_.at(attachment->reader);
-        if (!(viewer.sees(about.uid) || viewer.sees(reader.uid)) || !viewer.wants(about.topic)) {
+        if (!(viewer.sees(about.uid, about.remote) ||
+              viewer.sees(reader.uid, reader.identity.remote)) ||
+            !viewer.wants(about.topic)) {
             continue;
         }
         if (page.entries.size() == protocol::kAttachmentsPerPageMax) {

@@ -155,6 +155,7 @@ sys::Result<Publication*> Bus::new_publication(Client& client, uid_t ring_payer,
     about.id = registry_.next_id();
     about.publisher = client.id;
     about.uid = client.uid;
+    about.remote = client.identity.remote;
     about.topic = frame.topic;
     about.lineage = about.kind == Kind::replies ? protocol::reply_lineage(about.answers, about.id)
                                                 : frame.lineage;

@@ -32,6 +32,7 @@ public:
         Id id = 0;
         Id publisher = 0;
         uid_t uid = 0;
+        bool remote = false;  ///< its publisher is: that is no uid of this host
         std::string topic;
         protocol::Id128 lineage{};
         protocol::u64 ring_bytes = 0;

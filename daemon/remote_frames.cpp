@@ -18,6 +18,9 @@ using protocol::u64;
 
 namespace {
 
+/// An ASK that is said again is answered once, and leaves a number behind.
+constexpr std::size_t kAsksMax = 1024;
+
 constexpr std::string_view kHttpAnswer =
     "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     "This is ipcbusd, a message bus, and no web server.\n";
@@ -168,6 +171,10 @@ void RemoteSession::exchange(const FrameHeader& header, std::span<const std::byt
     protocol::Collect collect;
     protocol::Respond respond;
     if (header.type == FrameType::ask && decoded(header, fields, ask)) {
+        if (asks_.size() >= kAsksMax) {
+            fail(header.request, EPROTO, "ASK: too many that are not answered yet, or said again");
+            return;
+        }
         ask.publication.waiter = 0;
         asks_.insert(header.request);
         tell_bus(ask, header.request);

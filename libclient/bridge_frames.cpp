@@ -140,7 +140,8 @@ void BridgeWorker::library_frame(const FrameHeader& header, std::span<const std:
         about(protocol::Respond{}, [&](auto frame) {
             waiters_[header.request] = std::min(frame.waiter, app_.geometry.waiters_max - 1);
             frame.waiter = 0;
-            responds_.insert(header.request);
+            const auto asked = arriving_.find(frame.attachment);
+            responds_[header.request] = asked == arriving_.end() ? 0 : asked->second->subscription;
             to_daemon(frame, header.request);
         });
         return;
@@ -213,14 +214,16 @@ void BridgeWorker::unsubscribe(const FrameHeader& header, u64 subscription) {
 }
 
 void BridgeWorker::unsubscribe_served() {
-    const bool replies = std::any_of(leaving_.begin(), leaving_.end(), [](const auto& entry) {
-        return entry.second->replies && entry.second->over;
-    });
-    if (!replies) {
-        for (const auto& [subscription, request] : std::exchange(served_, {})) {
-            to_daemon(protocol::Unsubscribe{subscription}, request);
+    std::erase_if(served_, [this](const auto& served) {
+        const auto& [subscription, request] = served;
+        for (const auto& [id, leaving] : leaving_) {
+            if (leaving->answers == subscription && leaving->over) {
+                return false;
+            }
         }
-    }
+        to_daemon(protocol::Unsubscribe{subscription}, request);
+        return true;
+    });
 }
 
 void BridgeWorker::forget_subscription(u64 subscription) {
@@ -288,7 +291,8 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
         break;
     case FrameType::overtaken:
         about(protocol::Overtaken{}, [&](auto frame) {
-            if (const auto found = leaving_.find(frame.publication); found != leaving_.end()) {
+            if (const auto found = leaving_.find(frame.publication);
+                found != leaving_.end() && found->second->responders.contains(frame.attachment)) {
                 frame.from += found->second->memory.capacity();  // where its ring began
                 frame.to += found->second->memory.capacity();
                 to_library(frame, 0);
@@ -296,7 +300,12 @@ void BridgeWorker::daemon_frame(const FrameHeader& header, std::span<const std::
         });
         break;
     case FrameType::refused:
-        about(protocol::Refused{}, [&](const auto& frame) { to_library(frame, 0); });
+        about(protocol::Refused{}, [&](const auto& frame) {
+            if (const auto found = leaving_.find(frame.publication);
+                found != leaving_.end() && found->second->responders.contains(frame.attachment)) {
+                to_library(frame, 0);
+            }
+        });
         break;
     case FrameType::revoked:
         about(protocol::Revoked{}, [&](const auto& frame) { to_library(frame, 0); });
@@ -404,6 +413,7 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     const u32 number = waiter->second;
     waiters_.erase(waiter);
     const bool asks = asks_.erase(request) != 0;
+    const auto responds = responds_.extract(request);
     Result<MadeRing> made =
         library_gone_ ? Result<MadeRing>(sys::fail(ECANCELED, "nobody is there to publish"))
         : !has_room(told.ring_bytes)
@@ -430,7 +440,7 @@ bool BridgeWorker::advertised(u64 request, const protocol::Advertised& told) {
     protocol::encode(leaving.answer.bytes, frame, request);
     leaving.answer.fds = one(std::move(made.value().fd));
     leaving.awaited = asks;
-    leaving.replies = responds_.erase(request) != 0;
+    leaving.answers = responds ? responds.mapped() : 0;
     if (!asks) {
         begin(leaving);
     }
@@ -480,11 +490,10 @@ bool BridgeWorker::responders(const protocol::Responders& told) {
     if (leaving.responders.size() > kRespondersMax) {
         return false;
     }
-    // relaxed: a figure
-    app_.mail(leaving.index)
-        .readers.store(static_cast<u32>(leaving.responders.size()), std::memory_order_relaxed);
     if (!leaving.awaited) {
-        change(leaving, std::move(members));
+        if (!members.attach.empty() || !members.detach.empty()) {
+            change(leaving, std::move(members));
+        }
     } else if (told.complete != 0) {
         leaving.awaited = false;
         begin(leaving);
@@ -497,6 +506,9 @@ bool BridgeWorker::responders(const protocol::Responders& told) {
             change(leaving, std::move(some));
         }
     }
+    // Behind the change: who sees the figure takes that in. relaxed: it is one.
+    app_.mail(leaving.index)
+        .readers.store(static_cast<u32>(leaving.responders.size()), std::memory_order_relaxed);
     return true;
 }
 

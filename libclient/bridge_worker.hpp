@@ -50,7 +50,7 @@ private:
         u32 index;
         protocol::StreamSender sender;
         bool listed = false;
-        bool replies = false;  ///< it answers requests
+        u64 answers = 0;       ///< of replies: the subscription whose requests these are to
         bool over = false;     ///< the app has ended it: UNADVERTISE is due behind its last message
         u64 unadvertised = 0;  ///< the request that said so
         u64 membership = 0;    ///< changes of it that the library was told of
@@ -175,7 +175,7 @@ private:
     std::unique_ptr<sys::Alarm> alarm_;  ///< of own_'s bell
     std::map<u64, u32> waiters_;   ///< of ADVERTISE requests on their way: the publisher's waiter
     std::set<u64> asks_;           ///< those of them that are an ASK,
-    std::set<u64> responds_;       ///< or a RESPOND
+    std::map<u64, u64> responds_;  ///< or a RESPOND, and the subscription that it is about
     std::set<u64> serves_;         ///< SERVE requests on their way
     std::set<u64> serving_;        ///< subscriptions to requests
     /// Those that are over, and the requests that say so: to be passed on behind the replies.

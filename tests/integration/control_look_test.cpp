@@ -414,6 +414,21 @@ TEST_CASE("a client over TCP is told as one, and LOOK does not cross TCP") {
     CHECK(publication(viewer, "from/afar").uid == remote_uid);
     CHECK(subscriptions(viewer, "from/#").entries.size() == 2);
 
+    // A local user whose number is what stands for the remote one.
+    REQUIRE(::chmod(daemon.directory().path().c_str(), 0711) == 0);
+    ChildProcess namesake = ChildProcess::fork([&] {
+        must_be(::setuid(remote_uid) == 0, "setuid");
+        RawClient client = RawClient::on_bus(daemon.socket_path(), "namesake");
+        must_be(clients(client).entries.size() == 1, "a remote client");
+        must_be(publications(client).entries.empty(), "its publication");
+        must_be(subscriptions(client).entries.empty(), "its subscription");
+        must_be(attachments(client).entries.empty(), "its attachment");
+        return 0;
+    });
+    const std::optional<int> result = namesake.wait();
+    CAPTURE(result.value_or(-1));
+    CHECK((::geteuid() != 0 || result == 0));
+
     RemoteClient raw(daemon.tcp_address());
     for (const u8 at : {u8{1}, u8{2}, u8{3}, u8{4}}) {
         const Incoming answer = raw.ask(protocol::Look{at, 0, ""});
