@@ -111,7 +111,8 @@ void Bus::tell_access(Publication& publication, Outbox& outbox) {
     if (publication.advertise_request != 0) {
         return;  // ADVERTISED comes first
     }
-    if (publication.move_due && !std::exchange(publication.move_told, true)) {
+    if (publication.revoked.empty() && publication.move_due &&
+        !std::exchange(publication.move_told, true)) {
         outbox.add(protocol::Move{publication.about().id}, 0);
     }
     if (std::exchange(publication.revocation_due, false)) {

@@ -260,7 +260,9 @@ void Publisher::frame(Link& link, const protocol::FrameHeader& header,
         return;
     }
     if (header.type == protocol::FrameType::move || header.type == protocol::FrameType::revoked) {
-        if (protocol::decode(fields, delivery.move) || protocol::decode(fields, delivery.revoked)) {
+        if (header.type == protocol::FrameType::move
+                ? protocol::decode(fields, delivery.move)
+                : protocol::decode(fields, delivery.revoked)) {
             inbox_.push_back(std::move(delivery));
             failures_.store(true, std::memory_order_relaxed);  // as above
         }
@@ -467,7 +469,6 @@ int Publisher::leave_ring() {
                                           "ring to go on in: " +
                                               moved.error().what);
     }
-    leaving_ = false;
     bus_.request_unheard(link, protocol::Unadvertise{left});
     const Bus::Lock guard = bus_.lock();
     bus_.forget_publication(left, *link, guard);

@@ -68,7 +68,18 @@ int Publisher::reserve(std::size_t topic_bytes, std::size_t bytes) {
     }
     const RingPublisher::Status status =
         ring_->reserve(protocol::record_bytes(topic_bytes, bytes), options_.max_block_ns);
-    return status == RingPublisher::Status::ok ? 0 : refused(status);
+    if (status != RingPublisher::Status::ok) {
+        return refused(status);
+    }
+    if (!leaving_ && revoked_.empty()) {
+        return 0;
+    }
+    // Who was waited for has lost its right meanwhile: so this message is not for that ring either.
+    const RingPublisher* const waited_in = ring_.get();
+    if (const int error = heed_rules(); error != 0) {
+        return error;
+    }
+    return ring_.get() == waited_in ? 0 : reserve(topic_bytes, bytes);
 }
 
 int Publisher::too_large(std::size_t bytes) const {

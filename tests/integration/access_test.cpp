@@ -15,8 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <thread>
 
 using namespace ipcbus;
 using namespace ipcbus::test;
@@ -24,6 +26,7 @@ using namespace ipcbus::test;
 namespace {
 
 constexpr gid_t kGuests = 54321;
+constexpr std::uint64_t kRing = 65536;
 const std::string kGuestsDeny = "gid = 54321\ndeny = ";
 
 bool has(const std::string& text, std::string_view part) {
@@ -256,6 +259,50 @@ TEST_CASE("a right that a reload takes away is gone; everybody else loses nothin
         }
     }
     CHECK(of_guest == sent);
+}
+
+TEST_CASE("who waits for a reader that loses its right goes on in another ring") {
+    if (!AsGuest::possible()) {
+        return;
+    }
+    DaemonFixture daemon;
+    const Bus bus = connect(daemon.local_address());
+    const Publisher plant = advertise(bus, "plant/temp", kRing, -1);
+    const Bus friends = connect(daemon.local_address());
+    const Subscriber reader = subscribe(friends, "#");
+    std::optional<RawClient> spy;
+    {
+        const AsGuest scope;
+        spy = RawClient::on_bus(daemon.socket_path(), "spy");
+    }
+    (void)spy->subscribe("plant/#");
+    (void)spy->expect<protocol::Peer>();
+    const auto attached = spy->expect<protocol::Attached>();
+    const auto ring = must_map(spy->fds, attached.ring_bytes);
+    const auto& header = *reinterpret_cast<const protocol::RingHeader*>(ring.header());
+    // It reads nothing, and holds the ring: more than that is waited for.
+    std::atomic<int> sent{0};
+    constexpr int kMessages = 2 * static_cast<int>(kRing / 1024);
+    std::thread publisher([&] {
+        const std::string text(1000, 'x');
+        for (int i = 0; i < kMessages; i++) {
+            must(ipcbus_publish(plant.get(), text.data(), text.size()), "publish");
+            sent++;
+        }
+    });
+    while (header.wanted.load() == 0) {
+        std::this_thread::yield();
+    }
+    const protocol::u64 before = header.newest.load();
+    daemon.write_config(rule(kGuestsDeny + "'subscribe'\nfilter = 'plant/#'"));
+    (void)daemon.reload();
+    for (int i = 0; i < kMessages; i++) {
+        REQUIRE(receive(reader).result == 0);
+    }
+    publisher.join();
+    CHECK(sent == kMessages);
+    CHECK(header.newest.load() == before);
+    CHECK(receive(reader, 0).result == -EAGAIN);
 }
 
 TEST_CASE("a publisher that a reload denies is told why, and heard no more") {
