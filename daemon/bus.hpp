@@ -152,6 +152,7 @@ private:
 
     // bus_access.cpp
     void apply_access();
+    /// True: there are more.
     [[nodiscard]] bool check_some();
     void check(Publication& publication);
     void revoke(Publication& publication, Client& writer);

@@ -170,8 +170,9 @@ void ClientMemory::store_attention(u32 index, u64 number) {
 }
 
 void ClientMemory::store_readers(u32 index, u32 readers) {
-    // relaxed: a figure, nothing is ordered by it
-    line(index).readers.store(readers, std::memory_order_relaxed);
+    // release: whoever has seen so many sees the attention that was raised for them. Pairs with
+    // Publisher::subscriber_count().
+    line(index).readers.store(readers, std::memory_order_release);
 }
 
 /// A waiter that sleeps has read its bell, so there is a page. One that claims to sleep may have

@@ -14,6 +14,10 @@
 // (remote_bus.cpp), and messages move between rings and DATA frames (protocol/stream.hpp;
 // remote_traffic.cpp).
 //
+// A remote requester's ring is addressed as a local one's is (protocol/reader_table.hpp): who reads
+// its requests it is told by RESPONDERS, ahead of anybody's reply, and what one may have lost of
+// them by OVERTAKEN, as a part of its stream.
+//
 // BOUNDS. For a remote there are: one chunk of 64 KiB and a frame on its way out; of
 // what the bus says, what one read brings (nothing is read from the bus while kQueueBytesMax wait
 // to go out: what the bus has to tell is state there, and unread answers are limited there); of

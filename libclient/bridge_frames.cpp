@@ -506,9 +506,10 @@ bool BridgeWorker::responders(const protocol::Responders& told) {
             change(leaving, std::move(some));
         }
     }
-    // Behind the change: who sees the figure takes that in. relaxed: it is one.
+    // release: behind the change, as in ClientMemory::store_readers() of the daemon. Pairs with
+    // Publisher::subscriber_count().
     app_.mail(leaving.index)
-        .readers.store(static_cast<u32>(leaving.responders.size()), std::memory_order_relaxed);
+        .readers.store(static_cast<u32>(leaving.responders.size()), std::memory_order_release);
     return true;
 }
 

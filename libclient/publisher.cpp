@@ -272,8 +272,9 @@ u32 Publisher::subscriber_count() const {
     if (bus_.in_child()) {
         return 0;
     }
-    // relaxed: a number for people and for a hint; membership is taken in by attention.
-    return ring_->words().mailbox->readers.load(std::memory_order_relaxed);
+    // acquire: the next look at attention sees what was raised for these. Pairs with the daemon's
+    // store_readers(), or the bridge's.
+    return ring_->words().mailbox->readers.load(std::memory_order_acquire);
 }
 
 std::size_t Publisher::message_bytes_max() const {

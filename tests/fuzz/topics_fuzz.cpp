@@ -4,6 +4,7 @@
 // either filter, or another one), and the registry is a list that is gone through.
 // Input: lines; each is a name. With a first byte of 1, each byte stands for a piece of a name.
 #include "fuzz.hpp"
+#include "naive_topics.hpp"
 
 #include "protocol/topic.hpp"
 #include "registry.hpp"
@@ -16,25 +17,15 @@ using namespace ipcbus::protocol;
 using ipcbus::daemon::FilterTrie;
 using ipcbus::daemon::Id;
 using ipcbus::fuzz::Input;
+using ipcbus::test::names;
+using ipcbus::test::split;
 
 namespace {
 
-using Name = std::vector<std::string>;  // levels
+using Name = ipcbus::test::Levels;
 
 constexpr std::size_t kNamesMax = 8;
 constexpr std::size_t kTriedLevelsMax = 4;  // 3 choices a level: at most 363 topics a pair
-
-Name split(const std::string& text) {
-    Name levels(1);
-    for (const char c : text) {
-        if (c == '/') {
-            levels.emplace_back();
-        } else {
-            levels.back() += c;
-        }
-    }
-    return levels;
-}
 
 bool valid_naively(const std::string& text, bool wildcards) {
     const Name levels = split(text);
@@ -55,21 +46,6 @@ bool valid_naively(const std::string& text, bool wildcards) {
         }
     }
     return true;
-}
-
-/// Whether a topic's levels from `i` on are what the filter's say from `i` on.
-bool names(const Name& filter, const Name& topic, std::size_t i = 0) {
-    if (i == filter.size()) {
-        return i == topic.size();
-    }
-    const bool hidden = i == 0 && topic[0].starts_with("$");
-    if (filter[i] == "#") {
-        return !hidden;
-    }
-    if (i == topic.size()) {
-        return false;
-    }
-    return ((filter[i] == "+" && !hidden) || filter[i] == topic[i]) && names(filter, topic, i + 1);
 }
 
 /// What can be said of two filters once every topic has been tried that could tell them apart.

@@ -325,6 +325,39 @@ TEST_CASE("an unknown subscription is nobody's to end") {
     CHECK(client.ask(protocol::Unsubscribe{id}).header.type == protocol::FrameType::error);
 }
 
+TEST_CASE("an ASK that is said again and again is not remembered without end") {
+    const DaemonFixture daemon;
+    RemoteClient client(daemon.tcp_address());
+    protocol::u64 request = 1000;
+    bool refused = false;
+    for (protocol::u8 round = 1; round < 20 && !refused; round++) {
+        protocol::Ask ask;
+        ask.publication.topic = "again";
+        ask.publication.lineage.fill(round);
+        ask.publication.first_sequence = 1;
+        std::vector<std::byte> flood;
+        for (int i = 0; i < 400; i++) {
+            protocol::encode(flood, ask, ++request);
+        }
+        RemoteClient::say(client.socket(),
+                          {reinterpret_cast<const char*>(flood.data()), flood.size()});
+        protocol::u64 publication = 0;
+        for (Incoming answer; answer.header.request != request && !refused;) {
+            answer = client.next();
+            if (answer.header.type == protocol::FrameType::advertised) {
+                publication = decoded<protocol::Advertised>(answer).publication;
+            } else if (answer.header.type == protocol::FrameType::error) {
+                const auto error = decoded<protocol::ErrorFrame>(answer);
+                refused = error.text.find("said again") != std::string::npos;
+            }
+        }
+        if (!refused) {
+            client.send(protocol::Unadvertise{publication}, ++request);
+        }
+    }
+    CHECK(refused);
+}
+
 TEST_CASE("CAUGHT_UP comes behind what was published, for which there must be credit") {
     const DaemonFixture daemon;
     const Bus here = connect(local_address(daemon));

@@ -61,21 +61,12 @@ RemoteClient::RemoteClient(const std::string& address, int receive_bytes, const 
 }
 
 Incoming RemoteClient::next() {
-    Incoming incoming;
-    std::span<const std::byte> fields;
     for (;;) {
-        const FrameReader::Status status = reader_.next(incoming.header, fields);
-        REQUIRE(status != FrameReader::Status::malformed);
-        if (status == FrameReader::Status::frame) {
-            incoming.fields.assign(fields.begin(), fields.end());
-            return incoming;
+        if (std::optional<Incoming> incoming = next_if_there()) {
+            return std::move(*incoming);
         }
         pollfd wait{socket_.get(), POLLIN, 0};
         REQUIRE(::poll(&wait, 1, kTimeoutMs) == 1);
-        std::array<std::byte, 65536> bytes;
-        const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), 0);
-        REQUIRE(got > 0);
-        reader_.add(std::span(bytes).first(static_cast<std::size_t>(got)));
     }
 }
 

@@ -4,6 +4,7 @@
 // Method: random rules, identities and filters over a small world of topics, each of which an
 // evaluator of its own, written without the code under test, looks at one by one. Pure.
 #include "access.hpp"
+#include "naive_topics.hpp"
 
 #include <doctest/doctest.h>
 
@@ -13,37 +14,10 @@
 #include <vector>
 
 using namespace ipcbus::daemon;
+using ipcbus::test::names;
+using ipcbus::test::split;
 
 namespace {
-
-using Levels = std::vector<std::string>;
-
-Levels split(const std::string& text) {
-    Levels levels{""};
-    for (const char c : text) {
-        if (c == '/') {
-            levels.emplace_back();
-        } else {
-            levels.back() += c;
-        }
-    }
-    return levels;
-}
-
-bool names(const Levels& filter, const Levels& topic) {
-    for (std::size_t i = 0;; i++) {
-        if (i < filter.size() && filter[i] == "#") {
-            return true;
-        }
-        if (i == filter.size() || i == topic.size()) {
-            return filter.size() == topic.size() ||
-                   (i == topic.size() && i + 1 == filter.size() && filter[i] == "#");
-        }
-        if (filter[i] != "+" && filter[i] != topic[i]) {
-            return false;
-        }
-    }
-}
 
 /// One level deeper and one name more than any filter says: what no filter tells apart is there
 /// once, at least.
