@@ -11,7 +11,8 @@
 // away, and is told why.
 //
 // All publications are looked at, so many pairs in a turn, or one publication's; who comes
-// meanwhile is judged by the new rules anyway. What is newly allowed holds for what is made from now on.
+// meanwhile is judged by the new rules anyway. What is newly allowed holds for what is made from
+// now on.
 #include "bus.hpp"
 
 #include "log.hpp"

@@ -18,8 +18,9 @@
 //
 // REQUESTS (protocol/exchange.hpp). A requester's ring is read whole, by the bridge: whom a request
 // is to matters in the daemon's ring, which holds back for those alone. Who serves, the daemon
-// tells by RESPONDERS; the library hears of them as members of the ring, and gets that only when they are
-// known, so that it knows when there are none. Who serves no more has its last replies sent first.
+// tells by RESPONDERS; the library hears of them as members of the ring, and gets that only when
+// they are known, so that it knows when there are none. Who serves no more has its last replies
+// sent first.
 //
 // THE END. When the library hangs up, what was published goes out first, and the daemon says that
 // it has it; wait_end() says how long that may take. When the daemon is lost, what has come is put
