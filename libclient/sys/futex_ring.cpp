@@ -246,6 +246,13 @@ Result<void> FutexRing::arm(const std::atomic<std::uint32_t>* word, std::uint32_
         entry.user_data = now_.number * kKinds + kWait;
     }
     add_timeout(timeout_ns);
+    // What it says is of before: whatever waits to be run is run by this call. Left to the kernel,
+    // which clears it when it runs something, a flag that was set too late (signalled()) would stay
+    // for as long as nothing comes, and each look would find a signal.
+    if ((load_acquire(sq_flags_) & IORING_SQ_TASKRUN) != 0) {
+        // acq_rel: the kernel, too, changes its bits one by one, by atomic operations.
+        __atomic_fetch_and(sq_flags_, ~IORING_SQ_TASKRUN, __ATOMIC_ACQ_REL);
+    }
     // release: the entries. The kernel loads it with acquire.
     __atomic_store_n(sq_tail_, *sq_tail_ + submitted_, __ATOMIC_RELEASE);
     long taken = 0;
@@ -273,7 +280,7 @@ bool FutexRing::signalled() {
     take_completions();
     // The flag: something has completed and waits to be run by our next call. The kernel sets it
     // before it signals the eventfd. (It adds what is to be run first: our own call may run that
-    // before the flag is set, which then says so once too often.)
+    // before the flag is set, which then says so once too often, until arm() clears it.)
     return now_.signalled || (load_acquire(sq_flags_) & IORING_SQ_TASKRUN) != 0;
 }
 

@@ -85,7 +85,7 @@ private:
     Mapping entries_;
     std::uint32_t* sq_tail_ = nullptr;
     const std::uint32_t* sq_head_ = nullptr;
-    const std::uint32_t* sq_flags_ = nullptr;
+    std::uint32_t* sq_flags_ = nullptr;
     std::uint32_t* sq_array_ = nullptr;
     std::uint32_t sq_mask_ = 0;
     std::uint32_t* cq_head_ = nullptr;
